@@ -1,0 +1,141 @@
+"""Texts that policies look for: rules (regular expressions) and deny lists, made ready once a snapshot.
+
+Both must stay cheap on any text: a rule looks at the beginning and the end of a long text only, and may not repeat
+what repeats already, since such an expression can take longer than the universe has.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from schemas.catalogue import DenyList, Rule
+from schemas.errors import CatalogueError
+
+MAX_PATTERN_CHARS: Final = 500
+"""Longest regular expression; more is a program and belongs into a detector."""
+WINDOW_CHARS: Final = 2_000
+"""How much of the beginning and of the end of a text a rule sees: what is asked stands there. Even an expression whose
+time grows with the square of the text then ends within some 20 ms."""
+
+_UNSPACED = ("THAI ", "LAO ", "KHMER ", "MYANMAR ")
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """A rule, ready to be searched for."""
+
+    rule: Rule
+    regex: re.Pattern[str]
+
+    def matches(self, text: str) -> bool:
+        """Whether the expression is found in the beginning or the end of the text."""
+        if len(text) > 2 * WINDOW_CHARS:
+            text = f"{text[:WINDOW_CHARS]}\n{text[-WINDOW_CHARS:]}"
+        return self.regex.search(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class DenyPattern:
+    """A deny list as one expression.
+
+    Attributes:
+        id: Of the list.
+        applies_to: ``input``, ``output`` or both.
+        reason: What to tell.
+        regex: All terms as whole words, without case, any white space between the words of a phrase.
+    """
+
+    id: str
+    applies_to: frozenset[Literal["input", "output"]]
+    reason: str
+    regex: re.Pattern[str]
+
+    def find(self, text: str) -> str:
+        """The first denied term in a text, as it stands there; empty if there is none.
+
+        Look-alikes in other code points (full-width letters, ligatures, decomposed accents) count as the same.
+        """
+        found = self.regex.search(normal_form(text))
+        return found[0] if found else ""
+
+
+def normal_form(text: str) -> str:
+    """Unicode's compatibility form (NFKC), in which look-alike code points are one."""
+    return text if text.isascii() else unicodedata.normalize("NFKC", text)
+
+
+def compile_rule(rule: Rule) -> CompiledRule:
+    """Make a rule ready.
+
+    Raises:
+        CatalogueError: It is no regular expression, or one that may not be used; the message says why.
+    """
+    if len(rule.pattern) > MAX_PATTERN_CHARS:
+        raise CatalogueError(f"has {len(rule.pattern)} characters; at most {MAX_PATTERN_CHARS} are allowed")
+    try:
+        regex = re.compile(rule.pattern, re.IGNORECASE)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise CatalogueError(f"is no regular expression: {error}") from error
+    if regex.search("") is not None:
+        raise CatalogueError("matches the empty text, and so every text")
+    if (inner := nested_repeat(rule.pattern)) is not None:
+        raise CatalogueError(
+            f"repeats {inner}, which repeats inside: such an expression can take for ever; write it without one of them"
+        )
+    return CompiledRule(rule, regex)
+
+
+def compile_deny(deny: DenyList) -> DenyPattern:
+    """Make a deny list ready. Blank terms are left out; a list without terms finds nothing."""
+    # The longest first: of two terms that begin alike, the message names the one that is meant.
+    terms = sorted(
+        {" ".join(normal_form(term).split()) for term in deny.terms} - {""}, key=lambda term: (-len(term), term)
+    )
+    alternation = "|".join(_term(term) for term in sorted(terms, key=lambda term: (-len(term), term))) or r"(?!)"
+    return DenyPattern(deny.id, deny.applies_to, deny.reason, re.compile(alternation, re.IGNORECASE))
+
+
+def _term(term: str) -> str:
+    before = "" if _unspaced(term[0]) else r"(?<!\w)"
+    after = "" if _unspaced(term[-1]) else r"(?!\w)"
+    return before + r"\s+".join(re.escape(word) for word in term.split()) + after
+
+
+def _unspaced(character: str) -> bool:
+    """Whether it belongs to a script that puts no space between words, where 'whole word' means nothing."""
+    wide = unicodedata.east_asian_width(character) in {"W", "F"} and character.isalpha()
+    return wide or unicodedata.name(character, "").startswith(_UNSPACED)
+
+
+def nested_repeat(pattern: str) -> str | None:
+    """A group that is repeated without limit and has a repeat without limit inside; None if there is none.
+
+    This finds the usual accident, ``(a+)+``; it is no proof that an expression is fast.
+    """
+    opened: list[tuple[int, bool]] = []  # where each open group starts, and whether it repeats something
+    repeats = False
+    for start, part in _tokens(pattern):
+        if part == "(":
+            opened.append((start, repeats))
+            repeats = False
+        elif part == ")" and opened:
+            group_start, outer = opened.pop()
+            unlimited = _UNLIMITED.match(pattern, start + 1) is not None
+            if unlimited and repeats:
+                return pattern[group_start : start + 1]
+            repeats = repeats or outer
+        elif _UNLIMITED.match(pattern, start + len(part)):
+            repeats = True
+    return None
+
+
+_UNLIMITED: Final = re.compile(r"[*+]|\{\d*,\d{2,}\}|\{\d*,\}")
+"""Repeats without a limit, or with one of ten and more: as bad."""
+_TOKEN: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+
+
+def _tokens(pattern: str) -> Iterable[tuple[int, str]]:
+    """Characters, escapes and character classes of an expression."""
+    return ((found.start(), found[0]) for found in _TOKEN.finditer(pattern))

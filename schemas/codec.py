@@ -1,0 +1,262 @@
+"""Records to bytes and back: Avro in two framings, and JSON for what crosses the edge.
+
+Bytes in exactly our current schema take the compiled functions of ``avro_write`` and ``avro_read``. Bytes of another
+version of the same record go through fastavro with writer and reader schema (unknown enum symbols become the enum's
+default, new fields theirs). Whatever is left over, missing or of another record is an ``UndecodableError`` that names
+the byte.
+"""
+
+from functools import cache
+from io import BytesIO
+from typing import Any, TypeVar
+
+from fastavro import schemaless_reader, schemaless_writer
+from pydantic import BaseModel, ValidationError
+
+from schemas.avro_read import Read, RecordReader, record_reader
+from schemas.avro_write import RecordWriter, record_writer
+from schemas.cloudevents import is_structured, unwrap
+from schemas.confluent import SchemaIds
+from schemas.content_types import AVRO_TYPES, JSON, essence, sniff
+from schemas.contract import FILES, Record, Schema, current, is_edge, known
+from schemas.edges import Request
+from schemas.errors import InvalidRequestError, UndecodableError
+from schemas.headers import AVRO, CONFLUENT
+from schemas.request_json import first_error, record_from_json, request_from_json
+from schemas.wire import (
+    CONFLUENT_BYTES,
+    CONFLUENT_MAGIC,
+    SINGLE_OBJECT,
+    SINGLE_OBJECT_BYTES,
+    confluent_header,
+    schema_id_of,
+    single_object_header,
+)
+
+R = TypeVar("R", bound=Record)
+
+
+@cache
+def _writer(record: type[Record]) -> RecordWriter:
+    return record_writer(record, current(record).source)
+
+
+@cache
+def _reader(record: type[Record]) -> RecordReader:
+    return record_reader(record, current(record).source)
+
+
+class Codec:
+    """Encodes and decodes every record of ``schemas.flow`` and ``schemas.edges``.
+
+    Args:
+        format: What ``encode`` writes: ``AVRO`` (single-object encoding) or ``CONFLUENT``. Both are read.
+        ids: Ids of a schema registry; needed to write ``CONFLUENT`` and to read it.
+
+    Raises:
+        ValueError: Another format, or ``CONFLUENT`` without ids.
+    """
+
+    __slots__ = ("_content_type", "_heads", "_ids", "_readers")
+
+    def __init__(self, *, format: str = AVRO, ids: SchemaIds | None = None) -> None:  # noqa: A002 - the usual word
+        if format not in AVRO_TYPES:
+            raise ValueError(f"format is {AVRO} or {CONFLUENT}, not {format}")
+        if format == CONFLUENT and ids is None:
+            raise ValueError(f"{CONFLUENT} needs the ids of a schema registry")
+        self._content_type = format
+        self._ids = ids
+        self._heads: dict[type[Record], bytes] = {}
+        self._readers: dict[type[Record], dict[bytes, Read]] = {}
+
+    @property
+    def content_type(self) -> str:
+        """Content type of what ``encode`` writes."""
+        return self._content_type
+
+    def prepare(self) -> None:
+        """Make all functions and, for ``CONFLUENT``, ask for all ids, so that no record has to wait for them.
+
+        Raises:
+            SchemaRegistryError: The registry is away.
+            ConfigurationError: It refuses a schema.
+        """
+        for record in FILES:
+            _writer(record), _reader(record)
+            self._heads[record] = self._head(record, self._content_type)
+
+    def encode(self, record: Record) -> bytes:
+        """Bytes of a record, in ``content_type``.
+
+        Raises:
+            ValueError: A field holds what its Avro type can't; names the field.
+        """
+        kind = type(record)
+        head = self._heads.get(kind)
+        if head is None:
+            head = self._heads[kind] = self._head(kind, self._content_type)
+        return _encode(record, head)
+
+    def content_type_for(self, request_content_type: str) -> str:
+        """What a result is written in: JSON for a request that came as JSON, else Avro framed as the request was."""
+        found = essence(request_content_type)
+        if found == JSON or is_structured(found):
+            return JSON
+        return found if found == AVRO or (found == CONFLUENT and self._ids is not None) else self._content_type
+
+    def encode_as(self, record: Record, content_type: str) -> bytes:
+        """Bytes of a record in a content type of the caller's choice, see ``content_type_for``.
+
+        Raises:
+            ValueError: The content type is none of ours, or JSON for a record that never leaves our own stages; or a
+                field can't be written.
+        """
+        found = essence(content_type)
+        if found == JSON:
+            if not isinstance(record, BaseModel):
+                raise ValueError(f"{type(record).__name__} has no JSON form")
+            return record.model_dump_json().encode()
+        return _encode(record, self._head(type(record), found))
+
+    def decode(self, record: type[R], data: bytes, content_type: str = AVRO) -> R:
+        """The record in ``data``.
+
+        The two framings of Avro are told apart by their first byte, so either content type of Avro reads both. An empty
+        content type is found out from the first bytes. Requests are also read from the friendlier JSON forms (see
+        ``request_json``) and from CloudEvents in structured mode.
+
+        Args:
+            record: Class wanted.
+            data: All bytes of the record.
+            content_type: As in the header; parameters are ignored.
+
+        Raises:
+            UndecodableError: These bytes are no such record; names the byte, and the field where there is one.
+            InvalidRequestError: Readable, but a field of an edge record is wrong; names it.
+            SchemaRegistryError: The schema is not known yet and the registry can't say now; try again later.
+        """
+        if content_type not in AVRO_TYPES and (found := essence(content_type) or sniff(data)) not in AVRO_TYPES:
+            return _from_json(self, record, data, found)
+        readers = self._readers.get(record)
+        if readers is None:
+            head = single_object_header(current(record).fingerprint)
+            readers = self._readers[record] = {head: _reader(record).read}
+        start = SINGLE_OBJECT_BYTES
+        read = readers.get(data[:SINGLE_OBJECT_BYTES])
+        if read is None:
+            if data[:1] == CONFLUENT_MAGIC:
+                start = CONFLUENT_BYTES
+            read = readers.get(data[:start])
+            if read is None:
+                read = readers[data[:start]] = self._reader_for(record, data)
+        try:
+            value, end = read(data, start)
+        except UndecodableError:
+            raise
+        except Exception as error:
+            raise UndecodableError(f"{record.__name__}: {_reader(record).explain(data, start)}") from error
+        if end != len(data):
+            raise UndecodableError(f"{record.__name__}: {_reader(record).explain(data, start)}")
+        return validated(record, value) if is_edge(record) else value
+
+    def _head(self, record: type[Record], content_type: str) -> bytes:
+        schema = current(record)
+        if content_type == AVRO:
+            return single_object_header(schema.fingerprint)
+        if content_type == CONFLUENT and self._ids is not None:
+            return confluent_header(self._ids.id_of(schema))
+        raise ValueError(f"{content_type} can't be written here")
+
+    def _reader_for(self, record: type[Record], data: bytes) -> Read:
+        """The function for a header that this codec sees for the first time."""
+        wanted = current(record)
+        writer = self._schema_of(data)
+        if writer.full_name.rpartition(".")[2] != wanted.full_name.rpartition(".")[2]:
+            raise UndecodableError(f"byte 0: the record is a {writer.full_name}, wanted is a {wanted.full_name}")
+        if writer.fingerprint == wanted.fingerprint:
+            return _reader(record).read
+        return _translating(record, writer)
+
+    def _schema_of(self, data: bytes) -> Schema:
+        if data[:1] == CONFLUENT_MAGIC:
+            if len(data) < CONFLUENT_BYTES:
+                raise UndecodableError(f"byte {len(data)}: the bytes end within the schema id")
+            if self._ids is None:
+                raise UndecodableError("byte 0: Confluent's wire format, but no schema registry is configured")
+            return self._ids.schema_of(schema_id_of(data))
+        if data[:2] != SINGLE_OBJECT:
+            raise UndecodableError(
+                f"byte 0: {data[:2].hex(' ') or 'nothing'} starts no Avro record (C3 01 or, with a registry, 00 does)"
+            )
+        if len(data) < SINGLE_OBJECT_BYTES:
+            raise UndecodableError(f"byte {len(data)}: the bytes end within the schema's fingerprint")
+        print_of_it = data[len(SINGLE_OBJECT) : SINGLE_OBJECT_BYTES]
+        found = known().get(print_of_it)
+        if found is None:
+            raise UndecodableError(f"byte 2: no schema has the fingerprint {print_of_it.hex()}")
+        return found
+
+
+def _encode(record: Record, head: bytes) -> bytes:
+    writer = _writer(type(record))
+    try:
+        return writer.write(record, head)
+    except Exception as error:
+        raise ValueError(writer.explain(record, error)) from error
+
+
+def _translating(record: type[Record], writer: Schema) -> Read:
+    """Reads another version of a record: fastavro resolves it to our version, whose bytes are then read as usual.
+
+    Three times the work of a record in our own version, for the time of a rolling upgrade and for old records.
+    """
+    reader = current(record)
+    straight = _reader(record).read
+
+    def read(data: bytes, start: int) -> tuple[Any, int]:
+        source = BytesIO(data)
+        source.seek(start)
+        try:
+            value = schemaless_reader(source, dict(writer.parsed), dict(reader.parsed))
+        except Exception as error:  # fastavro lets many kinds through: EOFError, IndexError, its own
+            raise UndecodableError(
+                f"{record.__name__}, written with another version of its schema: {type(error).__name__} at byte "
+                f"{source.tell()}"
+            ) from error
+        if source.tell() != len(data):
+            left = len(data) - source.tell()
+            raise UndecodableError(f"{record.__name__}: {left} bytes are left after the record, at byte {source.tell()}")
+        ours = BytesIO()
+        schemaless_writer(ours, dict(reader.parsed), value, strict=True)
+        return straight(ours.getvalue(), 0)[0], len(data)
+
+    return read
+
+
+def validated(record: type[R], value: object) -> R:
+    """An edge record from what was read.
+
+    Raises:
+        InvalidRequestError: Names the first field that is wrong.
+    """
+    try:
+        return record.model_validate(value)  # type: ignore[union-attr,return-value]
+    except ValidationError as error:
+        raise first_error(error) from None
+
+
+def _from_json(codec: Codec, record: type[R], data: bytes, content_type: str) -> R:
+    if is_structured(content_type):
+        event, inner_type, inner = unwrap(data)
+        del event
+        return codec.decode(record, inner, inner_type)
+    if content_type != JSON:
+        raise UndecodableError(f"content-type: {content_type!r:.60} is not read, only {JSON}, {AVRO} and {CONFLUENT}")
+    if not issubclass(record, BaseModel):
+        raise UndecodableError(f"byte 0: JSON, but a {record.__name__} is Avro")
+    if issubclass(record, Request):
+        return request_from_json(data)  # type: ignore[return-value]
+    return record_from_json(record, data)
+
+
+__all__ = ["Codec", "InvalidRequestError", "validated"]

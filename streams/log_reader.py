@@ -1,0 +1,127 @@
+"""Reading topics on one's own: no group, no commits, all partitions, from where the caller says.
+
+For readers that keep their own place (the archive) or none (a person at a terminal).
+"""
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from enum import StrEnum
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from streams.connection import BrokerKind, KafkaConnection
+from streams.errors import BrokerUnavailableError, OffsetsLostError, TopicMissingError
+from streams.records import TP, InRecord
+
+
+class Start(StrEnum):
+    """Where a partition without a given offset begins."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+
+
+class LogReader:
+    """An open reader; made by ``open_log``."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, partitions: Collection[TP]) -> None:
+        self._consumer = consumer
+        self._partitions = tuple(partitions)
+        self._positions: dict[TP, int] = {}
+
+    @property
+    def partitions(self) -> tuple[TP, ...]:
+        """What is read."""
+        return self._partitions
+
+    async def poll(self, wait: timedelta, max_records: int | None = None) -> list[InRecord]:
+        """Records that have arrived, waiting for the first; in offset order within a partition.
+
+        Raises:
+            OffsetsLostError: The log no longer holds the position.
+            BrokerUnavailableError: Reading failed.
+        """
+        try:
+            fetched = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=max_records)
+        except OffsetOutOfRangeError as error:
+            raise OffsetsLostError(f"the log no longer holds what should be read next: {error}") from error
+        except KafkaError as error:
+            raise BrokerUnavailableError(str(error)) from error
+        records = []
+        for tp, raws in fetched.items():
+            for raw in raws:
+                headers = tuple((name, value or b"") for name, value in raw.headers)
+                records.append(
+                    InRecord(
+                        raw.topic,
+                        raw.partition,
+                        raw.offset,
+                        raw.timestamp,
+                        raw.timestamp_type,
+                        raw.key,
+                        raw.value,
+                        headers,
+                    )
+                )
+            self._positions[tp] = raws[-1].offset + 1
+        return records
+
+    async def ends(self) -> Mapping[TP, int]:
+        """Offsets behind the last record, asked now."""
+        try:
+            found: Mapping[TP, int] = await self._consumer.end_offsets(list(self._partitions))
+        except KafkaError as error:
+            raise BrokerUnavailableError(str(error)) from error
+        return found
+
+    async def position(self, tp: TP) -> int:
+        """The next offset that will be read."""
+        found: int = await self._consumer.position(tp)
+        return found
+
+
+@asynccontextmanager
+async def open_log(
+    connection: KafkaConnection,
+    topics: Collection[str],
+    *,
+    kind: BrokerKind,
+    start: Start = Start.EARLIEST,
+    offsets: Mapping[TP, int] | None = None,
+) -> AsyncIterator[LogReader]:
+    """Open a reader of all partitions of ``topics``.
+
+    Args:
+        connection: Where.
+        topics: Physical topics.
+        kind: What answers at the address.
+        start: Where partitions begin that ``offsets`` does not name.
+        offsets: Where to go on.
+
+    Raises:
+        BrokerUnavailableError: No broker answered.
+        TopicMissingError: A topic doesn't exist.
+    """
+    consumer = AIOKafkaConsumer(**connection.consumer_arguments(None, kind))
+    try:
+        try:
+            await consumer.start()
+            known = await consumer.topics()
+        except KafkaError as error:
+            raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error}") from error
+        missing = sorted(set(topics) - known)
+        if missing:
+            raise TopicMissingError(f"no topic {', '.join(missing)} at {connection.kafka.bootstrap}: create it first")
+        partitions = [TP(topic, n) for topic in topics for n in sorted(consumer.partitions_for_topic(topic) or ())]
+        consumer.assign(partitions)
+        given = offsets or {}
+        open_ended = [tp for tp in partitions if tp not in given]
+        ask = consumer.beginning_offsets if start is Start.EARLIEST else consumer.end_offsets
+        starts = await ask(open_ended) if open_ended else {}
+        for tp in partitions:
+            consumer.seek(tp, given.get(tp, starts.get(tp, 0)))
+        yield LogReader(consumer, partitions)
+    finally:
+        await consumer.stop()

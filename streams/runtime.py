@@ -1,0 +1,116 @@
+"""Puts a stage on a real broker: what it can do decides the sink, nothing else differs."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from schemas.ports import Clock
+from schemas.settings import Settings
+from streams import loop as loops
+from streams.committer import Sink
+from streams.connection import KafkaConnection
+from streams.effects import Stage
+from streams.probe import Capabilities, probe
+from streams.sink import AtLeastOnceSink, TransactionalSink
+from streams.source import Listener, Source
+from streams.topics import Names
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A broker that was found and asked what it can do.
+
+    Attributes:
+        settings: All settings.
+        connection: Where the broker is.
+        capabilities: What it can do.
+        names: Physical names.
+    """
+
+    settings: Settings
+    connection: KafkaConnection
+    capabilities: Capabilities
+    names: Names
+
+
+async def find_platform(settings: Settings) -> Platform:
+    """Ask the broker.
+
+    Raises:
+        BrokerUnavailableError: Nobody answers.
+        NotPermittedError: Credentials or rights.
+        ConfigurationError: Settings contradict each other.
+    """
+    connection = KafkaConnection(
+        kafka=settings.kafka, loop=settings.loop, max_message_bytes=settings.topics.max_message_bytes
+    )
+    capabilities = await probe(connection, transactional_id=f"{settings.topics.prefix}tierflow.probe")
+    log.info("%s: %s", capabilities.broker, capabilities.mode.value)
+    return Platform(settings, connection, capabilities, Names(settings.topics.prefix))
+
+
+def link(
+    platform: Platform, *, stage: str, inputs: Sequence[str], instance: str
+) -> Callable[[Listener], tuple[loops.Source, Sink]]:
+    """Source and sink of a stage, for ``Loop``.
+
+    Args:
+        platform: Broker.
+        stage: Name of the stage; its group reads.
+        inputs: Logical topics.
+        instance: Name of this process among those of the stage, stable over its restarts.
+    """
+    group = platform.names.group(stage)
+
+    def make(listener: Listener) -> tuple[loops.Source, Sink]:
+        source = Source(
+            platform.connection,
+            group=group,
+            topics=[platform.names.topic(topic) for topic in inputs],
+            listener=listener,
+            kind=platform.capabilities.kind,
+        )
+        if platform.capabilities.transactions:
+            return source, TransactionalSink(platform.connection, source, transactional_id=f"{group}.{instance}")
+        return source, AtLeastOnceSink(platform.connection, source)
+
+    return make
+
+
+def make_loop(
+    platform: Platform, stage: Stage[R], *, rules: Callable[[], R], clock: Clock, instance: str
+) -> "loops.Loop[R]":
+    """The loop that runs ``stage``."""
+    return loops.Loop(
+        stage=stage,
+        link=link(platform, stage=stage.name, inputs=stage.inputs, instance=instance),
+        names=platform.names,
+        rules=rules,
+        settings=platform.settings.loop,
+        clock=clock,
+    )
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT ask for a drain; a second one ends the process at once.
+
+    That is safe: nothing half-done was committed.
+    """
+    running = asyncio.get_running_loop()
+
+    def ask(number: int) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        log.info("draining after %s", signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(number, ask, number)

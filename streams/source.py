@@ -1,0 +1,410 @@
+"""The consuming side of a hop: a group member that starts each partition where the last commit left it.
+
+What aiokafka leaves to its users, and what is done here:
+
+- it delivers records while the assignment callback still runs: partitions are paused before anything is awaited;
+- it sends no heartbeat while a callback runs: reading offsets, which may have to wait for another worker's transaction,
+  happens in a task of its own;
+- pause flags do not survive a rebalance: wanted pauses are kept here and applied again;
+- it logs and forgets errors of callbacks: the next poll raises them;
+- one unreadable record makes it drop what it had already taken from other partitions, and stops its partition for ever:
+  positions are kept here, and such a record is read by a reader that lets its header names pass.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
+
+from streams._aiokafka import (
+    Membership,
+    Wire,
+    has_lost_membership,
+    is_rebalancing,
+    membership_of,
+    release_polls,
+    set_fetch_wait,
+    wire_of,
+)
+from streams._aiokafka_records import read_leniently
+from streams.connection import BrokerKind, KafkaConnection
+from streams.errors import (
+    BrokerUnavailableError,
+    DeliveryError,
+    LogDamagedError,
+    NotPermittedError,
+    OffsetsLostError,
+    TopicMissingError,
+)
+from streams.offsets import read_offsets
+from streams.records import TP, InRecord, OffsetCommit
+
+_LOG = logging.getLogger(__name__)
+
+_REBALANCE_NAP_S = 0.02  # a poll during a rebalance returns empty after at most this
+
+
+class MissingOffsets(StrEnum):
+    """What a partition without a committed offset means."""
+
+    REFUSE = "refuse"
+    EARLIEST = "earliest"
+    LATEST = "latest"
+
+
+class Listener(Protocol):
+    """Who works on the records."""
+
+    async def on_assigned(self, positions: Mapping[TP, OffsetCommit]) -> None:
+        """Partitions are ours from these positions on; their records follow after this returns.
+
+        Called more than once for one assignment when some partitions still wait for another worker's transaction.
+        """
+        ...
+
+    async def on_revoked(self, partitions: frozenset[TP], *, lost: bool) -> None:
+        """Partitions are going away. Commits are accepted until this returns, within the revoke budget.
+
+        Args:
+            partitions: All that were assigned.
+            lost: The group has already given them away: no commit can succeed.
+        """
+        ...
+
+
+class Source:
+    """A member of a consumer group.
+
+    Args:
+        connection: Where, and with which budgets.
+        group: Consumer group.
+        topics: Physical topics; all must exist.
+        listener: Told of assignments and revocations.
+        kind: What answers at the address.
+        missing: What a partition without a committed offset means.
+        instance_id: Name of a static member; then a stop leaves the group to a time-out.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        *,
+        group: str,
+        topics: Collection[str],
+        listener: Listener,
+        kind: BrokerKind = BrokerKind.UNKNOWN,
+        missing: MissingOffsets = MissingOffsets.REFUSE,
+        instance_id: str | None = None,
+    ) -> None:
+        self._connection = connection
+        self._group = group
+        self._topics = frozenset(topics)
+        self._listener = listener
+        self._missing = missing
+        self._arguments = connection.consumer_arguments(group, kind, instance_id=instance_id)
+        self._busy_ms = _ms(connection.fetch_wait(kind))
+        self._idle_ms = _ms(connection.fetch_wait_idle(kind))
+        self._wait_ms = self._busy_ms
+        self._consumer: AIOKafkaConsumer | None = None
+        self._wire: Wire | None = None
+        self._membership: Membership | None = None
+        self._positions: dict[TP, int] = {}
+        self._held: set[TP] = set()
+        self._restoring: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._stopping = False
+
+    @property
+    def membership(self) -> Membership | None:
+        """What commits are checked against; as of the assignment, and None while there is none."""
+        return self._membership
+
+    @property
+    def assigned(self) -> frozenset[TP]:
+        """Partitions that were handed to the listener and not taken away since."""
+        return frozenset(self._positions)
+
+    async def start(self) -> None:
+        """Connect and join the group; assignments come through the listener.
+
+        Raises:
+            BrokerUnavailableError: No broker answered.
+            TopicMissingError: A topic doesn't exist.
+        """
+        consumer = AIOKafkaConsumer(**self._arguments)
+        where = self._connection.kafka.bootstrap
+        try:
+            await consumer.start()
+            missing = sorted(self._topics - await consumer.topics())
+        except KafkaError as error:
+            await consumer.stop()
+            raise BrokerUnavailableError(f"{where}: {error}") from error
+        except BaseException:
+            await consumer.stop()
+            raise
+        if missing:
+            await consumer.stop()
+            raise TopicMissingError(f"no topic {', '.join(missing)} at {where}: create the topics first")
+        self._consumer, self._wire = consumer, wire_of(consumer)
+        consumer.subscribe(topics=list(self._topics), listener=_Rebalances(self))
+
+    async def stop(self) -> None:
+        """Leave the group and close. The listener is not called: finish and commit before."""
+        self._stopping = True
+        await self._cancel_restoring()
+        if self._consumer is not None:
+            release_polls(self._consumer)
+            await self._consumer.stop()
+        self._membership = None
+        self._positions.clear()
+
+    async def poll(self, timeout: timedelta, max_records: int | None = None) -> Mapping[TP, Sequence[InRecord]]:  # noqa: ASYNC109 - the client waits for it without a task
+        """Records that have arrived, waiting for the first of them.
+
+        Call it all the time, also with everything paused: a member that does not poll is put out of the group.
+        Do not cancel it but to stop.
+
+        Args:
+            timeout: Longest wait when there are none.
+            max_records: Most records to return.
+
+        Raises:
+            DeliveryError: Reading can't go on, or a listener failed; which says the class.
+        """
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        consumer = self._started()
+        if is_rebalancing(consumer):
+            await asyncio.sleep(min(timeout.total_seconds(), _REBALANCE_NAP_S))
+            return {}
+        try:
+            fetched = await consumer.getmany(timeout_ms=_ms(timeout), max_records=max_records)
+        except ConsumerStoppedError:
+            return {}
+        except UnicodeDecodeError:
+            return await self._read_around()
+        except KafkaError as error:
+            self._rewind()
+            raise _translated(error, self._connection) from error
+        if not fetched:
+            self._pace(idle=True)
+            return {}
+        self._pace(idle=False)
+        records = {tp: [_record(raw) for raw in raws] for tp, raws in fetched.items() if tp in self._positions}
+        for tp, found in records.items():
+            self._positions[tp] = found[-1].offset + 1
+        return records
+
+    def pause(self, *partitions: TP) -> None:
+        """Hold partitions back, also after the next rebalance if they stay ours."""
+        self._held.update(partitions)
+        self._started().pause(*(tp for tp in partitions if tp in self._positions))
+
+    def resume(self, *partitions: TP) -> None:
+        """Let held partitions go on."""
+        self._held.difference_update(partitions)
+        self._started().resume(*(tp for tp in partitions if tp in self._positions))
+
+    def seek(self, tp: TP, offset: int) -> None:
+        """Read a partition from another offset on."""
+        self._started().seek(tp, offset)
+        self._positions[tp] = offset
+
+    def position(self, tp: TP) -> int:
+        """Offset behind the last record of the partition that was returned."""
+        return self._positions[tp]
+
+    def high_water(self, tp: TP) -> int | None:
+        """End of the partition's log as of the last fetch; None before the first."""
+        found: int | None = self._started().highwater(tp) if tp in self._positions else None
+        return found
+
+    def stable_end(self, tp: TP) -> int | None:
+        """First offset of the oldest open transaction, or the end, as of the last fetch: how far reading can get."""
+        found: int | None = self._started().last_stable_offset(tp) if tp in self._positions else None
+        return found if found is None or found >= 0 else self.high_water(tp)
+
+    async def end_offsets(self, partitions: Collection[TP]) -> Mapping[TP, int]:
+        """Ends of logs, asked now.
+
+        Raises:
+            BrokerUnavailableError: No answer.
+        """
+        try:
+            ends: Mapping[TP, int] = await self._started().end_offsets(list(partitions))
+        except KafkaError as error:
+            raise _translated(error, self._connection) from error
+        return ends
+
+    async def committed(self, partitions: Collection[TP]) -> Mapping[TP, OffsetCommit | None]:
+        """What is committed, with metadata; waits while a transaction that commits on it is open.
+
+        Raises:
+            BrokerUnavailableError: No answer, or the transaction stays open.
+            NotPermittedError: The group is not allowed to us.
+        """
+        self._started()
+        assert self._wire is not None  # noqa: S101 - started
+        return await read_offsets(self._wire, self._group, partitions)
+
+    async def revoked(self, partitions: Collection[TP]) -> None:
+        """For the client's callback: all partitions go away, before the group is joined again."""
+        await self._cancel_restoring()
+        taken = frozenset(self._positions)
+        try:
+            if taken and not self._stopping:
+                await self._listener.on_revoked(taken, lost=has_lost_membership(self._started()))
+        except Exception as error:  # noqa: BLE001 - the client would swallow it; the next poll raises it
+            self._fail(error, "on_revoked")
+        finally:
+            del partitions
+            self._membership = None
+            self._positions.clear()
+
+    def assigned_anew(self, partitions: Collection[TP]) -> None:
+        """For the client's callback: must not await, since heartbeats rest while it runs."""
+        consumer = self._started()
+        consumer.pause(*partitions)
+        for tp in partitions:
+            # A position, any position: without one the client looks up the committed offset itself, does not wait for
+            # open transactions, and reports a missing offset before the rule for missing offsets was asked.
+            consumer.seek(tp, 0)
+        self._held.intersection_update(partitions)
+        self._membership = membership_of(consumer)
+        if partitions and not self._stopping:
+            self._restoring = asyncio.create_task(self._restore(frozenset(partitions)), name="restore-positions")
+
+    async def _restore(self, partitions: frozenset[TP]) -> None:
+        """Find where each partition goes on, hand it over, let its records come."""
+        consumer = self._started()
+        assert self._wire is not None  # noqa: S101 - started
+        try:
+            waiting = partitions
+            while waiting:
+                found = await read_offsets(self._wire, self._group, waiting, partial=True)
+                positions = await self._filled(consumer, found)
+                for tp, commit in positions.items():
+                    consumer.seek(tp, commit.offset)
+                    self._positions[tp] = commit.offset
+                await self._listener.on_assigned(positions)
+                consumer.resume(*(tp for tp in positions if tp not in self._held))
+                waiting -= positions.keys()
+        except Exception as error:  # noqa: BLE001 - raised by the next poll
+            self._fail(error, "on_assigned")
+
+    async def _filled(
+        self, consumer: AIOKafkaConsumer, found: Mapping[TP, OffsetCommit | None]
+    ) -> Mapping[TP, OffsetCommit]:
+        missing = [tp for tp, commit in found.items() if commit is None]
+        starts: Mapping[TP, int] = {}
+        if missing and self._missing is MissingOffsets.REFUSE:
+            names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in sorted(missing))
+            raise OffsetsLostError(
+                f"group {self._group} has no committed offset on {names}: either the offsets expired, or the topics "
+                "were created or given partitions elsewhere; starting anywhere would repeat or skip requests, so "
+                "commit initial offsets first"
+            )
+        if missing:
+            ask = consumer.beginning_offsets if self._missing is MissingOffsets.EARLIEST else consumer.end_offsets
+            starts = await ask(missing)
+        return {tp: commit if commit is not None else OffsetCommit(starts[tp]) for tp, commit in found.items()}
+
+    async def _cancel_restoring(self) -> None:
+        task, self._restoring = self._restoring, None
+        if task is not None and not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _read_around(self) -> Mapping[TP, Sequence[InRecord]]:
+        """After a record with undecodable header names: read each partition once, with a reader that lets it pass."""
+        self._rewind()
+        consumer = self._started()
+        records: dict[TP, Sequence[InRecord]] = {}
+        for tp in [tp for tp in self._positions if tp not in self._held]:
+            raws, behind = await read_leniently(consumer, tp, self._positions[tp])
+            if tp not in self._positions:
+                continue  # revoked meanwhile
+            consumer.seek(tp, behind)
+            self._positions[tp] = behind
+            if raws:
+                records[tp] = [_record(raw) for raw in raws]
+        return records
+
+    def _rewind(self) -> None:
+        """Go back to what was returned last: an error makes the client drop what it had taken but not returned."""
+        consumer = self._started()
+        for tp, offset in self._positions.items():
+            with contextlib.suppress(KafkaError):
+                consumer.seek(tp, offset)
+
+    def _pace(self, *, idle: bool) -> None:
+        """Where the broker does not wake a waiting fetch: ask often while records come, seldom while none do."""
+        wait = min(self._wait_ms * 2, self._idle_ms) if idle else self._busy_ms
+        if wait != self._wait_ms:
+            self._wait_ms = wait
+            set_fetch_wait(self._started(), wait)
+
+    def _fail(self, error: BaseException, where: str) -> None:
+        _LOG.error("%s of group %s failed: %s", where, self._group, error)
+        if self._failure is None:
+            self._failure = error
+
+    def _started(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            raise RuntimeError("the source is not started")
+        return self._consumer
+
+
+class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # untyped library
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def on_partitions_revoked(self, revoked: Collection[TP]) -> None:
+        await self._source.revoked(revoked)
+
+    def on_partitions_assigned(self, assigned: Collection[TP]) -> None:
+        self._source.assigned_anew(assigned)
+
+
+def _record(raw: ConsumerRecord) -> InRecord:
+    headers = raw.headers
+    for _, value in headers:
+        if value is None:
+            headers = tuple((name, value or b"") for name, value in headers)
+            break
+    return InRecord(
+        raw.topic, raw.partition, raw.offset, raw.timestamp, raw.timestamp_type, raw.key, raw.value, headers
+    )
+
+
+def _translated(error: KafkaError, connection: KafkaConnection) -> DeliveryError:
+    if isinstance(error, OffsetOutOfRangeError | NoOffsetForPartitionError):
+        return OffsetsLostError(
+            f"the log no longer holds the committed offset: {error}; reset it on purpose, since any choice repeats or "
+            "skips requests"
+        )
+    if isinstance(error, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
+        return NotPermittedError(f"reading: {error}")
+    if isinstance(error, CorruptRecordException):
+        return LogDamagedError(str(error))
+    return BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error!r}")
+
+
+def _ms(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)

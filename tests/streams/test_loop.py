@@ -1,0 +1,348 @@
+"""The loop over the in-memory log: what is committed, what is done again, what ends as a dead letter."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+from schemas.fakes import FakeClock
+
+from schemas.delivery import DeliveryMode
+from schemas.errors import (
+    BrokerUnavailableError,
+    CommitRejectedError,
+    CommitUnknownError,
+    OffsetsLostError,
+    StateStoreError,
+    TierflowError,
+)
+from schemas.headers import Name
+from schemas.settings import LoopSettings
+from streams.effects import DeadLetter, Effects, Emit, View
+from streams.loop import Loop
+from streams.memory import MemoryLog, MemorySink, MemorySource
+from streams.offset_map import decode
+from streams.records import TP, InRecord, OutRecord
+from streams.source import Listener
+from streams.topics import Names
+
+SETTINGS = LoopSettings(back_off=timedelta(milliseconds=1), drain_grace=timedelta(seconds=2))
+GROUP = "tierflow.copy"
+
+
+@dataclass
+class CopyStage:
+    """Copies ``in`` to ``out``; what a value says decides what goes wrong."""
+
+    concurrency: int = 0
+    name: str = "copy"
+    inputs: Sequence[str] = ("in",)
+    seen: list[bytes] = field(default_factory=list)
+    active: set[bytes] = field(default_factory=set)
+    overlaps: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    prepare_errors: int = 0
+    not_done: int = 0
+    prepared: int = 0
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def prepare(self, records, view):
+        if self.prepare_errors:
+            self.prepare_errors -= 1
+            raise StateStoreError("away")
+        self.prepared += len(records)
+        return [record.value for record in records]
+
+    def effects(self, record: InRecord, view: View[str]) -> Effects:
+        value = record.value or b""
+        self.seen.append(value)
+        if value == b"crash":
+            raise ValueError("boom")
+        if value == b"not yet" and self.not_done:
+            self.not_done -= 1
+            return Effects(done=False)
+        if value == b"poison":
+            return Effects(dead_letters=(DeadLetter("input.undecodable", "byte 0"),))
+        size = 3_000_000 if value == b"too large" else 0
+        assert view.prepared == record.value
+        return Effects((Emit("out", record.key, value + b"x" * size, "copy", f"id-{record.offset}", ()),))
+
+    def handle(self, record, view):
+        return self.wait(record, view) if self.concurrency else self.effects(record, view)
+
+    async def wait(self, record, view):
+        if record.key in self.active:
+            self.overlaps += 1
+        self.active.add(record.key)
+        try:
+            if record.value == b"slow":
+                await self.gate.wait()
+            else:
+                await asyncio.sleep(0)
+            return self.effects(record, view)
+        finally:
+            self.active.discard(record.key)
+
+    def fail(self, record, view, error: TierflowError) -> Effects:
+        return Effects(
+            (Emit("out", record.key, b"failed " + error.code.encode(), "copy", f"id-{record.offset}", ()),),
+            (DeadLetter(error.code, str(error)),),
+        )
+
+
+class Bench:
+    """A log, a stage and the loop over it."""
+
+    def __init__(self, stage: CopyStage, partitions: int = 1, settings: LoopSettings = SETTINGS) -> None:
+        self.log = MemoryLog()
+        self.log.create("in", partitions, [GROUP])
+        self.log.create("out", 1)
+        self.log.create("dead-letters.copy", partitions)
+        self.stage = stage
+        self.settings = settings
+        self.sink = MemorySink(self.log, GROUP)
+        self.loop = self.make_loop()
+        self.stop = asyncio.Event()
+
+    def make_loop(self) -> Loop[str]:
+        return Loop(
+            stage=self.stage,
+            link=self.link,
+            names=Names(),
+            rules=lambda: "rules",
+            settings=self.settings,
+            clock=FakeClock(1_000_000),
+        )
+
+    def link(self, listener: Listener) -> tuple[MemorySource, MemorySink]:
+        self.source = MemorySource(self.log, listener, GROUP, ["in"])
+        return self.source, self.sink
+
+    def send(self, *values: bytes, key: bytes | None = None, partition: int = 0) -> None:
+        for value in values:
+            self.log.append(OutRecord("in", key, value, (), partition))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.loop.run(self.stop))
+        try:
+            yield
+        finally:
+            self.stop.set()
+            await task
+
+    async def until(self, committed: int, partition: int = 0) -> None:
+        async with asyncio.timeout(10):
+            while self.log.offsets[GROUP, TP("in", partition)].offset < committed:
+                await asyncio.sleep(0.001)
+
+    def out(self) -> list[bytes]:
+        return [record.value or b"" for record in self.log.read("out")]
+
+
+@pytest.mark.parametrize("concurrency", [0, 4])
+async def test_copies_in_order_and_commits_behind(concurrency):
+    bench = Bench(CopyStage(concurrency))
+    bench.send(*(b"%d" % number for number in range(100)), key=b"k")
+    async with bench.running():
+        await bench.until(100)
+    assert bench.out() == [b"%d" % number for number in range(100)]
+    assert bench.loop.counters.committed == 100
+
+
+async def test_headers_number_what_a_partition_emits_without_gaps():
+    bench = Bench(CopyStage(), partitions=2)
+    bench.send(b"a", b"b", b"poison", b"c")
+    bench.send(b"d", partition=1)
+    async with bench.running():
+        await bench.until(4)
+        await bench.until(1, partition=1)
+    numbers: dict[bytes, list[int]] = {}
+    for record in bench.log.read("out"):
+        found = dict(record.headers)
+        assert found[Name.EPOCH] == b"1000000"
+        assert found[Name.DELIVERY_MODE] == b"exactly_once"
+        assert found[Name.CE_TYPE] == b"tierflow.copy.v1"
+        numbers.setdefault(found[Name.CE_SOURCE], []).append(int(found[Name.SEQUENCE]))
+    assert numbers == {b"/copy/in/0": [1, 2, 3], b"/copy/in/1": [1]}
+
+
+@pytest.mark.parametrize("concurrency", [0, 4])
+async def test_a_crash_in_the_handler_ends_as_dead_letter_and_failed_result(concurrency):
+    bench = Bench(CopyStage(concurrency))
+    bench.send(b"a", b"crash", b"b")
+    async with bench.running():
+        await bench.until(3)
+    assert sorted(bench.out()) == [b"a", b"b", b"failed internal"]
+    (parked,) = bench.log.read("dead-letters.copy")
+    assert parked.value == b"crash"
+    assert dict(parked.headers)["__connect.errors.offset"] == b"1"
+
+
+async def test_an_output_above_the_limit_fails_visibly_and_takes_nothing_with_it():
+    bench = Bench(CopyStage())
+    bench.send(b"a", b"too large", b"b")
+    async with bench.running():
+        await bench.until(3)
+    assert bench.out() == [b"a", b"failed delivery.output-refused", b"b"]
+    assert [record.value for record in bench.log.read("dead-letters.copy")] == [b"too large"]
+
+
+@pytest.mark.parametrize("concurrency", [0, 4])
+async def test_state_store_away_waits_and_loses_nothing(concurrency):
+    bench = Bench(CopyStage(concurrency, prepare_errors=3, not_done=2))
+    bench.send(b"a", b"not yet", b"c", key=b"k")
+    async with bench.running():
+        await bench.until(3)
+    assert sorted(bench.out()) == [b"a", b"c", b"not yet"]
+    assert bench.stage.seen.count(b"not yet") == 3
+
+
+@pytest.mark.parametrize("error", [CommitRejectedError("no"), CommitUnknownError("?"), BrokerUnavailableError("gone")])
+@pytest.mark.parametrize("lost_answer", [False, True])
+async def test_failed_commits_show_each_record_once(error, lost_answer):
+    if lost_answer and not isinstance(error, CommitUnknownError):
+        pytest.skip("only a commit in doubt can have happened")
+    bench = Bench(CopyStage())
+    (bench.sink.after if lost_answer else bench.sink.before).extend([None, error, error])
+    async with bench.running():
+        for number in range(6):
+            bench.send(b"%d" % number)
+            await asyncio.sleep(0.005)
+        await bench.until(6)
+    assert bench.out() == [b"%d" % number for number in range(6)]
+    sequences = [int(dict(record.headers)[Name.SEQUENCE]) for record in bench.log.read("out")]
+    assert sequences == [1, 2, 3, 4, 5, 6], "an aborted commit must leave no gap"
+
+
+async def test_work_beyond_a_slow_record_survives_a_restart_and_is_not_done_again():
+    bench = Bench(CopyStage(8))
+    bench.send(b"slow", b"a", b"b")
+    async with bench.running():
+        while len(bench.out()) < 2:
+            await asyncio.sleep(0.001)
+        await bench.source.revoke([TP("in", 0)])
+        stored = bench.log.offsets[GROUP, TP("in", 0)]
+        assert stored.offset == 0
+        progress = decode(0, stored.metadata)
+        assert progress is not None
+        assert progress.beyond == (1, 2)
+        assert progress.sequence == 2
+        await bench.source.assign([TP("in", 0)])
+        bench.stage.gate.set()
+        await bench.until(3)
+    assert bench.out() == [b"a", b"b", b"slow"]
+    assert bench.stage.seen.count(b"a") == 1
+
+
+async def test_late_effects_of_a_lost_partition_are_dropped():
+    bench = Bench(CopyStage(8))
+    bench.send(b"slow")
+    async with bench.running():
+        while not bench.stage.active:
+            await asyncio.sleep(0.001)
+        await bench.source.revoke([TP("in", 0)])
+        bench.stage.gate.set()
+        await asyncio.sleep(0.02)
+        assert bench.out() == []
+    assert bench.loop.in_flight == 0
+
+
+async def test_one_key_runs_one_at_a_time_and_others_pass():
+    bench = Bench(CopyStage(8))
+    bench.send(b"slow", b"1", b"2", key=b"hot")
+    bench.send(b"3", b"4", key=b"cold")
+    async with bench.running():
+        while len(bench.out()) < 2:
+            await asyncio.sleep(0.001)
+        assert bench.out() == [b"3", b"4"]
+        bench.stage.gate.set()
+        await bench.until(5)
+    assert bench.out() == [b"3", b"4", b"slow", b"1", b"2"]
+    assert bench.stage.overlaps == 0
+
+
+async def test_drain_finishes_what_runs_and_leaves_what_was_not_started():
+    bench = Bench(CopyStage(2))
+    bench.send(b"slow", b"1", key=b"k")
+    bench.send(b"2", key=b"other")
+    async with bench.running():
+        while not bench.out():
+            await asyncio.sleep(0.001)
+        bench.stop.set()
+        await asyncio.sleep(0.01)
+        bench.stage.gate.set()
+    assert sorted(bench.out()) == [b"2", b"slow"]
+    assert bench.log.offsets[GROUP, TP("in", 0)].offset == 1
+
+
+async def test_drain_gives_up_after_the_grace():
+    settings = SETTINGS.model_copy(update={"drain_grace": timedelta(milliseconds=20)})
+    bench = Bench(CopyStage(2), settings=settings)
+    bench.loop._clock = _RealTime()
+    bench.send(b"slow")
+    async with bench.running():
+        while not bench.stage.active:
+            await asyncio.sleep(0.001)
+    assert bench.out() == []
+    assert bench.log.offsets[GROUP, TP("in", 0)].offset == 0
+
+
+async def test_lost_offsets_stop_the_loop_loudly():
+    bench = Bench(CopyStage())
+    del bench.log.offsets[GROUP, TP("in", 0)]
+    with pytest.raises(OffsetsLostError, match="in/0"):
+        await bench.loop.run(bench.stop)
+
+
+async def test_a_bug_in_a_task_ends_the_process_instead_of_hanging_it():
+    bench = Bench(CopyStage())
+    bench.source.position = None  # type: ignore[method-assign, assignment]
+    bench.send(b"a")
+    with pytest.raises(TypeError):
+        await bench.loop.run(bench.stop)
+
+
+async def test_ten_thousand_queued_requests_stay_within_the_bound():
+    settings = SETTINGS.model_copy(update={"max_in_flight": 200, "max_in_flight_bytes": 100_000})
+    bench = Bench(CopyStage(50), settings=settings)
+    bench.stage.gate.set()
+    bench.send(*([b"v" * 1000] * 10_000))
+    most, most_bytes = 0, 0
+
+    async def watch() -> None:
+        nonlocal most, most_bytes
+        while True:
+            most = max(most, bench.loop.in_flight)
+            most_bytes = max(most_bytes, bench.loop.bytes_in_flight)
+            await asyncio.sleep(0)
+
+    watcher = asyncio.create_task(watch())
+    async with bench.running():
+        await bench.until(10_000)
+    watcher.cancel()
+    with suppress(asyncio.CancelledError):
+        await watcher
+    assert 0 < most <= 200
+    assert most_bytes <= 100_000 + 200 * 1000
+    assert len(bench.out()) == 10_000
+
+
+async def test_the_mode_is_the_sinks():
+    bench = Bench(CopyStage())
+    bench.sink.mode = DeliveryMode.AT_LEAST_ONCE
+    bench.loop = bench.make_loop()
+    bench.send(b"a")
+    async with bench.running():
+        await bench.until(1)
+    assert dict(bench.log.read("out")[0].headers)[Name.DELIVERY_MODE] == b"at_least_once"
+
+
+class _RealTime(FakeClock):
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
