@@ -44,11 +44,6 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def hash_of(value: object) -> str:
-    """SHA-256 of a shape or plain value."""
-    return digest(canonical(plain(value)))
-
-
 def _iso(duration: timedelta) -> str:
     micros = duration // timedelta(microseconds=1)
     sign, micros = ("-", -micros) if micros < 0 else ("", micros)

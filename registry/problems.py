@@ -61,5 +61,8 @@ def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     What is said twice of one place (an alias repeats what its anchor has) is said once.
     """
     nowhere = Place("\U0010ffff", 0, 0)
-    once = {(each.place or each.field, each.message): each for each in reversed(list(problems))}
+    once = {
+        (each.place or each.field, each.field.rpartition(".")[2], each.message): each
+        for each in reversed(list(problems))
+    }
     return tuple(sorted(once.values(), key=lambda each: (each.place or nowhere, each.field, each.message)))

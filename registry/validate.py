@@ -99,13 +99,12 @@ class _Checks:
             self._error(("tiers",), "must not be empty")
         ranks: dict[int, str] = {}
         used = {step.tier for plan in self._all.plans for step in plan.steps}
+        clear = used <= self._ranks.keys() and not self._absent.get("plans")  # else a misspelt one may be meant
         for index, tier in enumerate(self._all.tiers):
             first = ranks.setdefault(tier.rank, tier.id)
             if first != tier.id:
-                self._error(
-                    ("tiers", index, "rank"), f"{tier.rank} is the rank of {first} already: ranks give an order"
-                )
-            if tier.id not in used and not self._absent.get("plans"):
+                self._error(("tiers", index, "rank"), f"{tier.rank} is the rank of {first} already")
+            if tier.id not in used and clear:
                 self._warn(("tiers", index), f"no plan has a step on {tier.id}: its workers would have nothing to do")
 
     def _currency(self) -> None:
@@ -122,9 +121,10 @@ class _Checks:
 
     def _known(self, section: str, names: Iterable[str], name: str, path: Path, what: str) -> bool:
         """Whether a name exists; otherwise an error that lists what does."""
-        names = sorted(each for each in set(names) if ("@" in each) == ("@" in name))
-        if name in names or name in self._absent.get(section, ()):
-            return name in names
+        present, absent = set(names), set(self._absent.get(section, ()))
+        if name in present or name in absent:
+            return name in present
+        names = sorted(each for each in present | absent if ("@" in each) == ("@" in name))
         there = f"there are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else "there are none"
         self._error(path, f"no {what} {name}; {there}")
         return False
@@ -194,7 +194,8 @@ class _Checks:
             self._when(route.when, (*path, "when"))
             if route.when == RouteWhen() and not open_route:
                 open_route = route.id
-            self._quality(route.when.task_classes or (), route.plans, path)
+            if len(route.plans) > 1:
+                self._quality(route.when.task_classes or (), route.plans, path)
         if not open_route and not self._absent.get("routes"):
             self._warn(("routes",), "no route is without conditions: what matches none of them fails; add a last one")
 

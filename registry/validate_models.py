@@ -1,7 +1,7 @@
 """Checks of single models, and of how steps use them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -10,7 +10,8 @@ from registry.problems import Problem, Severity
 from schemas.catalogue import Model, ProviderKind, StepSpec
 
 PARAMETERS: Final = frozenset(
-    {"samples", "vote", "temperature", "top_p", "max_tokens", "final_answer", "seed", "effort"}
+    {"samples", "vote", "program", "final_answer", "logprobs", "effort"}
+    | {"temperature", "top_p", "max_tokens", "seed", "stop"}
 )
 """Parameters of a step that workers know for models; Python executors have their own."""
 _MAX_SAMPLES: Final = 32
@@ -58,13 +59,10 @@ def parameter_problems(step: StepSpec, models: Sequence[Model], path: Path, plac
         problems.append(Problem(places.label(at), message, places.of(at), severity))
 
     given = step.parameters
-    samples, tokens, temperature = given.get("samples"), given.get("max_tokens"), given.get("temperature")
-    if samples is not None and not _whole(samples, 1, _MAX_SAMPLES):
-        say("parameters.samples", f"must be a whole number from 1 to {_MAX_SAMPLES}, not {samples!r}")
-    if tokens is not None and not _whole(tokens, 1, 10_000_000):
-        say("parameters.max_tokens", f"must be a whole number above 0, not {tokens!r}")
-    if temperature is not None and not (_number(temperature) and 0 <= float(str(temperature)) <= 2):
-        say("parameters.temperature", f"must be a number from 0 to 2, not {temperature!r}")
+    for name, (right, wanted) in _VALUES.items():
+        if name in given and not right(given[name]):
+            say(f"parameters.{name}", f"must be {wanted}, not {given[name]!r}")
+    samples, temperature = given.get("samples"), given.get("temperature")
     if models and all(model.kind is not ProviderKind.PYTHON for model in models):
         for name in sorted(given.keys() - PARAMETERS):
             known = ", ".join(sorted(PARAMETERS))
@@ -97,3 +95,14 @@ def _number(value: object) -> bool:
 
 def _whole(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+_VALUES: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
+    "samples": (lambda value: _whole(value, 1, _MAX_SAMPLES), f"a whole number from 1 to {_MAX_SAMPLES}"),
+    "max_tokens": (lambda value: _whole(value, 1, 10_000_000), "a whole number above 0"),
+    "temperature": (lambda value: _number(value) and 0 <= float(str(value)) <= 2, "a number from 0 to 2"),
+    "vote": (lambda value: value == "answer", "answer, the only kind of vote there is"),
+    "program": (lambda value: isinstance(value, bool), "true or false"),
+    "final_answer": (lambda value: isinstance(value, bool | str), "true, false or the marker before the answer"),
+}
+"""What parameters may be, where a wrong one would fail every request of the step."""

@@ -1,10 +1,9 @@
 """Our own records from Avro binary: one straight function a class, made from its ``.avsc`` when it is first needed.
 
-The other half of ``avro_write``, for bytes that were written with exactly the class's schema. Each function exists twice:
-
-* straight: no check per field. A slice beyond the end is silently short in Python, so the position runs past the end and
-  the next index, or the caller's look at the end, finds it out.
-* careful: one small function a field with all checks, run only after the straight one failed, to name field and byte.
+The other half of ``avro_write``, for bytes that were written with exactly the class's schema. The straight function has
+no check per field: a slice beyond the end is silently short in Python, so the position runs past the end, and the next
+index or the caller's look at the end finds it out. What is wrong is then told by the careful functions of
+``schemas.avro_careful``.
 
 A frozen dataclass with 63 fields takes 26 us to make through ``__init__`` (``object.__setattr__`` for each field). Here
 the fields are set on an instance of a bare class with the same slots, which then becomes the frozen class: 1.5 us.
@@ -12,50 +11,15 @@ CPython allows that assignment only between classes of equal layout, so a mistak
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from textwrap import indent
+from typing import Any, Final, get_type_hints
 
+from schemas.avro_careful import Read, Stopped, careful_fields, int32, members_of, number, reader_of, size
 from schemas.avro_write import field_names, nullable
 
-Read = Callable[[bytes, int], tuple[Any, int]]
-"""From a buffer and a position to a value and the position after it."""
-
 _unpack_double = struct.Struct("<d").unpack_from
-
-
-class Stopped(ValueError):  # noqa: N818 - says where, the caller says what it means
-    """Reading stopped; says what was wrong and where.
-
-    Args:
-        why: In a few words.
-        position: Byte where it is, from 0.
-    """
-
-    def __init__(self, why: str, position: int) -> None:
-        super().__init__(f"{why} at byte {position}")
-        self.position = position
-
-
-def number(data: bytes, position: int) -> tuple[int, int]:
-    """A zigzag varint of up to 64 bits."""
-    start = position
-    rest = shift = 0
-    while True:
-        if position >= len(data):
-            raise Stopped("the bytes end", position)
-        byte = data[position]
-        position += 1
-        rest |= (byte & 127) << shift
-        if byte < 128:
-            break
-        shift += 7
-        if shift > 63:
-            raise Stopped("a number has more than 64 bits", start)
-    if rest >> 64:
-        raise Stopped("a number has more than 64 bits", start)
-    return (rest >> 1) ^ -(rest & 1), position
 
 
 def _long(data: bytes, position: int) -> tuple[int, int]:
@@ -70,208 +34,118 @@ def _long(data: bytes, position: int) -> tuple[int, int]:
     return number(data, position)
 
 
-def _size(data: bytes, position: int) -> tuple[int, int]:
-    length, after = number(data, position)
-    if length < 0:
-        raise Stopped(f"a length is {length}", position)
-    return length, after
+def _straight_texts(general: Read) -> Read:
+    """An array of text in one block, as all writers make it; anything else is left to ``general``."""
 
-
-def _bytes(data: bytes, position: int) -> tuple[bytes, int]:
-    length, start = _size(data, position)
-    end = start + length
-    if end > len(data):
-        raise Stopped(f"{length} bytes are announced, {len(data) - start} are left", position)
-    return data[start:end], end
-
-
-def _text(data: bytes, position: int) -> tuple[str, int]:
-    raw, end = _bytes(data, position)
-    try:
-        return raw.decode(), end
-    except UnicodeDecodeError as error:
-        raise Stopped("text is not UTF-8", end - len(raw) + error.start) from None
-
-
-def _int(data: bytes, position: int) -> tuple[int, int]:
-    value, end = number(data, position)
-    if not -(2**31) <= value < 2**31:
-        raise Stopped("a number has more than 32 bits", position)
-    return value, end
-
-
-def _boolean(data: bytes, position: int) -> tuple[bool, int]:
-    if position >= len(data):
-        raise Stopped("the bytes end", position)
-    if data[position] > 1:
-        raise Stopped(f"a boolean is {data[position]}", position)
-    return data[position] == 1, position + 1
-
-
-def _double(data: bytes, position: int) -> tuple[float, int]:
-    if position + 8 > len(data):
-        raise Stopped("the bytes end", len(data))
-    return _unpack_double(data, position)[0], position + 8
-
-
-_SCALARS: Mapping[str, Read] = {
-    "string": _text,
-    "bytes": _bytes,
-    "int": _int,
-    "long": number,
-    "boolean": _boolean,
-    "double": _double,
-}
-
-
-def _block(data: bytes, position: int) -> tuple[int, int]:
-    """Number of items of the block that starts here; a negative one is followed by the block's length in bytes."""
-    count, position = number(data, position)
-    if count < 0:
-        _, position = _size(data, position)
-        return -count, position
-    return count, position
-
-
-def _array_of(item: Read) -> Read:
     def read(data: bytes, position: int) -> tuple[Any, int]:
-        count, position = _block(data, position)
+        count = data[position]
         if not count:
-            return (), position
-        values: list[Any] = []
-        while count:
-            for _ in range(count):
-                value, position = item(data, position)
-                values.append(value)
-            count, position = _block(data, position)
-        return tuple(values), position
+            return (), position + 1
+        if count & 129:
+            return general(data, position)
+        start = position
+        position += 1
+        values = []
+        for _ in range(count >> 1):
+            length = data[position]
+            if length & 129:
+                return general(data, start)
+            position += 1
+            end = position + (length >> 1)
+            values.append(data[position:end].decode())
+            position = end
+        return (tuple(values), position + 1) if data[position] == 0 else general(data, start)
 
     return read
 
 
-def _map_of(item: Read) -> Read:
-    def read(data: bytes, position: int) -> tuple[dict[str, Any], int]:
-        values: dict[str, Any] = {}
-        count, position = _block(data, position)
-        while count:
-            for _ in range(count):
-                key, position = _text(data, position)
-                values[key], position = item(data, position)
-            count, position = _block(data, position)
-        return values, position
+def _straight_doubles(general: Read) -> Read:
+    """As ``_straight_texts``: all items of the block at once."""
 
-    return read
-
-
-def _enum_of(members: tuple[Any, ...]) -> Read:
     def read(data: bytes, position: int) -> tuple[Any, int]:
-        index, end = number(data, position)
-        if not 0 <= index < len(members):
-            raise Stopped(f"value {index} of an enum with {len(members)} values", position)
-        return members[index], end
+        count = data[position]
+        if not count:
+            return (), position + 1
+        end = position + 1 + (count >> 1) * 8
+        if count & 129 or data[end]:
+            return general(data, position)
+        return unpack_from(f"<{count >> 1}d", data, position + 1), end + 1
 
+    unpack_from = struct.unpack_from
     return read
-
-
-def _nullable_of(item: Read) -> Read:
-    def read(data: bytes, position: int) -> tuple[Any, int]:
-        branch, start = number(data, position)
-        if branch not in {0, 1}:
-            raise Stopped(f"branch {branch} of a union of two", position)
-        return item(data, start) if branch else (None, start)
-
-    return read
-
-
-def _inner(hint: Any) -> Any:
-    """The class within ``X | None``, ``tuple[X, ...]`` or ``Mapping[str, X]``."""
-    while True:
-        origin, arguments = get_origin(hint), get_args(hint)
-        if origin in {Union, UnionType}:
-            hint = next(argument for argument in arguments if argument is not NoneType)
-        elif origin is tuple:
-            hint = arguments[0]
-        elif origin is not None and issubclass(origin, Mapping):
-            hint = arguments[1]
-        else:
-            return hint
-
-
-def _members(schema: Mapping[str, Any], hint: Any) -> tuple[Any, ...]:
-    """Enum members in the order of the schema's symbols.
-
-    Raises:
-        TypeError: Class and schema don't have the same values.
-    """
-    values = {str(member): member for member in hint}
-    if set(values) != set(schema["symbols"]):
-        raise TypeError(f"{hint.__name__} and {schema['name']} in the .avsc have different values")
-    return tuple(values[symbol] for symbol in schema["symbols"])
-
-
-def _record_of(fields: tuple[tuple[str, Read], ...]) -> Read:
-    """A record, field by field with all checks; made only to find out what is wrong, so it has no value."""
-
-    def read(data: bytes, position: int) -> tuple[None, int]:
-        for _, item in fields:
-            _, position = item(data, position)
-        return None, position
-
-    return read
-
-
-def _careful_fields(record: type[Any], schema: Mapping[str, Any]) -> tuple[tuple[str, Read], ...]:
-    hints = get_type_hints(record)
-    return tuple(
-        (field["name"], _reader_of(field["type"], hints[field["name"]], careful=True)) for field in schema["fields"]
-    )
-
-
-def _reader_of(schema: Any, hint: Any, *, careful: bool) -> Read:
-    """A function for any type that our schemas use; ``hint`` is the Python type that it stands for."""
-    inner = nullable(schema)
-    if inner is not None:
-        return _nullable_of(_reader_of(inner, hint, careful=careful))
-    if isinstance(schema, str):
-        return _SCALARS[schema]
-    match schema["type"]:
-        case "enum":
-            return _enum_of(_members(schema, _inner(hint)))
-        case "array":
-            return _array_of(_reader_of(schema["items"], hint, careful=careful))
-        case "map":
-            return _map_of(_reader_of(schema["values"], hint, careful=careful))
-        case "record":
-            record = _inner(hint)
-            return _record_of(_careful_fields(record, schema)) if careful else _compile(record, schema)
-        case other:
-            return _reader_of(other, hint, careful=careful)
 
 
 _TEXT = """\
-    n = data[p]
-    p += 1
-    if n:
-        if n & 129:
-            n, p = size(data, p - 1)
-        else:
-            n >>= 1
-        q = p + n
-        {to} = data[p:q]{decode}
-        p = q
+n = data[p]
+p += 1
+if n:
+    if n & 129:
+        n, p = size(data, p - 1)
     else:
-        {to} = {empty}"""
+        n >>= 1
+    q = p + n
+    {to} = data[p:q]{decode}
+    p = q
+else:
+    {to} = {empty}"""
 _NUMBER = """\
-    n = data[p]
-    if n < 128:
-        {to} = (n >> 1) ^ -(n & 1)
-        p += 1
-    else:
-        {to}, p = {long}(data, p)"""
+n = data[p]
+if n < 128:
+    {to} = (n >> 1) ^ -(n & 1)
+    p += 1
+else:
+    {to}, p = {kind}_(data, p)"""
 _DOUBLE = """\
-    {to} = double(data, p)[0]
-    p += 8"""
-_OTHER = "    {to}, p = read{position}(data, p)"
+{to} = double(data, p)[0]
+p += 8"""
+_TABLE = """\
+{to} = {table}[data[p]]
+p += 1"""
+_NULLABLE = """\
+n = data[p]
+p += 1
+if n == 2:
+{inner}
+elif n:
+    raise ValueError
+else:
+    {to} = None"""
+_SCALARS: Final[Mapping[str, str]] = {
+    "string": _TEXT.replace("{decode}", ".decode()").replace("{empty}", '""'),
+    "bytes": _TEXT.replace("{decode}", "").replace("{empty}", 'b""'),
+    "long": _NUMBER.replace("{kind}", "long"),
+    "int": _NUMBER.replace("{kind}", "int"),
+    "double": _DOUBLE,
+    "boolean": _TABLE.replace("{table}", "booleans"),
+}
+
+
+class _Straight:
+    """The text of a class's straight function, and the names that it uses."""
+
+    def __init__(self, record: type[Any]) -> None:
+        self.names: dict[str, Any] = {"size": size, "long_": _long, "int_": int32, "double": _unpack_double}
+        self.names["booleans"] = (False, True)
+        self._hints = get_type_hints(record)
+
+    def field(self, name: str, schema: Any, to: str) -> str:
+        """Lines that read a field and put it where ``to`` says."""
+        inner = nullable(schema)
+        if inner is not None:
+            return _NULLABLE.format(to=to, inner=indent(self.field(name, inner, to), "    "))
+        if isinstance(schema, str):
+            return _SCALARS[schema].format(to=to)
+        if schema["type"] == "enum" and len(schema["symbols"]) <= 64:
+            members = members_of(schema, self._hints[name])
+            self.names[f"members_{name}"] = {2 * index: member for index, member in enumerate(members)}
+            return _TABLE.format(to=to, table=f"members_{name}")
+        read = reader_of(schema, self._hints[name], _compile)
+        if schema["type"] == "array" and schema["items"] == "string":
+            read = _straight_texts(read)
+        elif schema["type"] == "array" and schema["items"] == "double":
+            read = _straight_doubles(read)
+        self.names[f"read_{name}"] = read
+        return f"{to}, p = read_{name}(data, p)"
 
 
 def _compile(record: type[Any], schema: Mapping[str, Any]) -> Read:
@@ -283,30 +157,16 @@ def _compile(record: type[Any], schema: Mapping[str, Any]) -> Read:
     if field_names(record) != wanted:
         raise TypeError(f"{record.__name__} and its .avsc differ: {field_names(record)} and {wanted}")
     as_itself = is_dataclass(record)
-    hints = get_type_hints(record)
-    names: dict[str, Any] = {"size": _size, "long": _long, "int_": _int, "double": _unpack_double}
-    names |= {"new": object.__new__, "Frozen": record, "Bare": type(record.__name__, (), {"__slots__": wanted})}
-    lines = ["def read(data, p):", "    record = new(Bare)" if as_itself else "    record = {}"]
-    for position, field in enumerate(schema["fields"]):
-        name, kind = field["name"], field["type"]
-        to = f"record.{name}" if as_itself else f"record[{name!r}]"
-        match kind:
-            case "string":
-                lines.append(_TEXT.format(to=to, decode=".decode()", empty='""'))
-            case "bytes":
-                lines.append(_TEXT.format(to=to, decode="", empty='b""'))
-            case "long" | "int":
-                lines.append(_NUMBER.format(to=to, long="long" if kind == "long" else "int_"))
-            case "double":
-                lines.append(_DOUBLE.format(to=to))
-            case _:
-                names[f"read{position}"] = _reader_of(kind, hints[name], careful=False)
-                lines.append(_OTHER.format(to=to, position=position))
+    straight = _Straight(record)
+    straight.names |= {"new": object.__new__, "Frozen": record, "Bare": type("Bare", (), {"__slots__": wanted})}
+    lines = ["record = new(Bare)" if as_itself else "record = {}"]
+    for name, kind in ((str(field["name"]), field["type"]) for field in schema["fields"]):
+        lines.append(straight.field(name, kind, f"record.{name}" if as_itself else f"record[{name!r}]"))
     if as_itself:
-        lines.append("    record.__class__ = Frozen")
-    lines.append("    return record, p")
-    exec("\n".join(lines), names)  # noqa: S102 - as dataclasses and named tuples are made
-    return names["read"]  # type: ignore[no-any-return]
+        lines.append("record.__class__ = Frozen")
+    lines.append("return record, p")
+    exec("def read(data, p):\n" + indent("\n".join(lines), "    "), straight.names)  # noqa: S102 - as dataclasses do
+    return straight.names["read"]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +189,7 @@ class RecordReader:
             except Stopped as stopped:
                 return f"field {name}: {stopped}"
         left = len(data) - position
-        return f"{left} bytes are left after the record, from byte {position} on" if left > 0 else "the bytes end early"
+        return f"{left} bytes are left after the record, from byte {position} on" if left else "not as Avro is written"
 
 
 def record_reader(record: type[Any], schema: Mapping[str, Any]) -> RecordReader:
@@ -338,4 +198,4 @@ def record_reader(record: type[Any], schema: Mapping[str, Any]) -> RecordReader:
     Raises:
         TypeError: Class and schema differ, or the schema uses a type that we don't.
     """
-    return RecordReader(_compile(record, schema), _careful_fields(record, schema))
+    return RecordReader(_compile(record, schema), careful_fields(record, schema))

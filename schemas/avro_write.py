@@ -148,19 +148,24 @@ def writer_of(schema: Any) -> Write:
         return lambda value: _NULL if value is None else _FIRST + write(value)
     if isinstance(schema, str):
         return _SCALARS[schema]
-    kind = schema["type"]
-    if kind == "enum":
-        return symbols(schema).__getitem__
-    if kind == "array":
-        if schema["items"] == "string":
-            return _array_of_text
-        return _array_of_double if schema["items"] == "double" else _array_of(writer_of(schema["items"]))
-    if kind == "map":
-        return _map_of(writer_of(schema["values"]))
-    if kind == "record":
-        write_record = _compile(schema)
-        return lambda value: write_record(value, b"")
-    return writer_of(kind)
+    write_it: Write
+    match schema["type"], schema.get("items"):
+        case "enum", _:
+            write_it = symbols(schema).__getitem__
+        case "array", "string":
+            write_it = _array_of_text
+        case "array", "double":
+            write_it = _array_of_double
+        case "array", items:
+            write_it = _array_of(writer_of(items))
+        case "map", _:
+            write_it = _map_of(writer_of(schema["values"]))
+        case "record", _:
+            write_record = _compile(schema)
+            write_it = lambda value: write_record(value, b"")  # noqa: E731 - one line says it
+        case other, _:
+            write_it = writer_of(other)
+    return write_it
 
 
 def _compile(schema: Mapping[str, Any]) -> Callable[[Any, bytes], bytes]:

@@ -6,23 +6,26 @@ default, new fields theirs). Whatever is left over, missing or of another record
 the byte.
 """
 
-from functools import cache
+from dataclasses import dataclass
+from datetime import timedelta
 from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastavro import schemaless_reader, schemaless_writer
 from pydantic import BaseModel, ValidationError
 
-from schemas.avro_read import Read, RecordReader, record_reader
+from schemas.avro_careful import Read
+from schemas.avro_read import RecordReader, record_reader
 from schemas.avro_write import RecordWriter, record_writer
 from schemas.cloudevents import is_structured, unwrap
-from schemas.confluent import SchemaIds
+from schemas.confluent import HttpSchemaRegistry, SchemaIds
 from schemas.content_types import AVRO_TYPES, JSON, essence, sniff
 from schemas.contract import FILES, Record, Schema, current, is_edge, known
 from schemas.edges import Request
-from schemas.errors import InvalidRequestError, UndecodableError
+from schemas.errors import UndecodableError
 from schemas.headers import AVRO, CONFLUENT
 from schemas.request_json import first_error, record_from_json, request_from_json
+from schemas.settings import CodecSettings
 from schemas.wire import (
     CONFLUENT_BYTES,
     CONFLUENT_MAGIC,
@@ -36,14 +39,28 @@ from schemas.wire import (
 R = TypeVar("R", bound=Record)
 
 
-@cache
-def _writer(record: type[Record]) -> RecordWriter:
-    return record_writer(record, current(record).source)
+@dataclass(frozen=True, slots=True)
+class _Functions:
+    """What belongs to a record class."""
+
+    schema: Schema
+    writer: RecordWriter
+    reader: RecordReader
+    is_edge: bool
 
 
-@cache
-def _reader(record: type[Record]) -> RecordReader:
-    return record_reader(record, current(record).source)
+_made: dict[type[Any], _Functions] = {}
+
+
+def _functions(record: type[Any]) -> _Functions:
+    """The functions of a class, made once."""
+    found = _made.get(record)
+    if found is None:
+        schema = current(record)
+        found = _made[record] = _Functions(
+            schema, record_writer(record, schema.source), record_reader(record, schema.source), is_edge(record)
+        )
+    return found
 
 
 class Codec:
@@ -66,8 +83,8 @@ class Codec:
             raise ValueError(f"{CONFLUENT} needs the ids of a schema registry")
         self._content_type = format
         self._ids = ids
-        self._heads: dict[type[Record], bytes] = {}
-        self._readers: dict[type[Record], dict[bytes, Read]] = {}
+        self._heads: dict[type[Any], bytes] = {}
+        self._readers: dict[type[Any], dict[bytes, Read]] = {}
 
     @property
     def content_type(self) -> str:
@@ -82,7 +99,7 @@ class Codec:
             ConfigurationError: It refuses a schema.
         """
         for record in FILES:
-            _writer(record), _reader(record)
+            _functions(record)
             self._heads[record] = self._head(record, self._content_type)
 
     def encode(self, record: Record) -> bytes:
@@ -136,11 +153,11 @@ class Codec:
             SchemaRegistryError: The schema is not known yet and the registry can't say now; try again later.
         """
         if content_type not in AVRO_TYPES and (found := essence(content_type) or sniff(data)) not in AVRO_TYPES:
-            return _from_json(self, record, data, found)
+            return cast("R", _from_json(self, record, data, found))
+        ours = _functions(record)
         readers = self._readers.get(record)
         if readers is None:
-            head = single_object_header(current(record).fingerprint)
-            readers = self._readers[record] = {head: _reader(record).read}
+            readers = self._readers[record] = {single_object_header(ours.schema.fingerprint): ours.reader.read}
         start = SINGLE_OBJECT_BYTES
         read = readers.get(data[:SINGLE_OBJECT_BYTES])
         if read is None:
@@ -148,18 +165,23 @@ class Codec:
                 start = CONFLUENT_BYTES
             read = readers.get(data[:start])
             if read is None:
-                read = readers[data[:start]] = self._reader_for(record, data)
+                read = readers[data[:start]] = self._reader_for(ours, data)
         try:
             value, end = read(data, start)
         except UndecodableError:
             raise
         except Exception as error:
-            raise UndecodableError(f"{record.__name__}: {_reader(record).explain(data, start)}") from error
+            raise UndecodableError(f"{record.__name__}: {ours.reader.explain(data, start)}") from error
         if end != len(data):
-            raise UndecodableError(f"{record.__name__}: {_reader(record).explain(data, start)}")
-        return validated(record, value) if is_edge(record) else value
+            raise UndecodableError(f"{record.__name__}: {ours.reader.explain(data, start)}")
+        return cast("R", validated(record, value) if ours.is_edge else value)
 
-    def _head(self, record: type[Record], content_type: str) -> bytes:
+    def close(self) -> None:
+        """Release the connections to the schema registry, if there is one."""
+        if self._ids is not None:
+            self._ids.close()
+
+    def _head(self, record: type[Any], content_type: str) -> bytes:
         schema = current(record)
         if content_type == AVRO:
             return single_object_header(schema.fingerprint)
@@ -167,15 +189,15 @@ class Codec:
             return confluent_header(self._ids.id_of(schema))
         raise ValueError(f"{content_type} can't be written here")
 
-    def _reader_for(self, record: type[Record], data: bytes) -> Read:
+    def _reader_for(self, ours: _Functions, data: bytes) -> Read:
         """The function for a header that this codec sees for the first time."""
-        wanted = current(record)
+        wanted = ours.schema
         writer = self._schema_of(data)
         if writer.full_name.rpartition(".")[2] != wanted.full_name.rpartition(".")[2]:
             raise UndecodableError(f"byte 0: the record is a {writer.full_name}, wanted is a {wanted.full_name}")
         if writer.fingerprint == wanted.fingerprint:
-            return _reader(record).read
-        return _translating(record, writer)
+            return ours.reader.read
+        return _translating(ours, writer)
 
     def _schema_of(self, data: bytes) -> Schema:
         if data[:1] == CONFLUENT_MAGIC:
@@ -198,54 +220,55 @@ class Codec:
 
 
 def _encode(record: Record, head: bytes) -> bytes:
-    writer = _writer(type(record))
+    writer = _functions(type(record)).writer
     try:
         return writer.write(record, head)
     except Exception as error:
         raise ValueError(writer.explain(record, error)) from error
 
 
-def _translating(record: type[Record], writer: Schema) -> Read:
+def _translating(ours: _Functions, writer: Schema) -> Read:
     """Reads another version of a record: fastavro resolves it to our version, whose bytes are then read as usual.
 
     Three times the work of a record in our own version, for the time of a rolling upgrade and for old records.
     """
-    reader = current(record)
-    straight = _reader(record).read
+    reader = ours.schema
+    straight = ours.reader.read
 
     def read(data: bytes, start: int) -> tuple[Any, int]:
         source = BytesIO(data)
         source.seek(start)
         try:
-            value = schemaless_reader(source, dict(writer.parsed), dict(reader.parsed))
+            value = schemaless_reader(source, writer.parsed, reader.parsed)
         except Exception as error:  # fastavro lets many kinds through: EOFError, IndexError, its own
             raise UndecodableError(
-                f"{record.__name__}, written with another version of its schema: {type(error).__name__} at byte "
+                f"{reader.full_name}, written with another version of its schema: {type(error).__name__} at byte "
                 f"{source.tell()}"
             ) from error
         if source.tell() != len(data):
-            left = len(data) - source.tell()
-            raise UndecodableError(f"{record.__name__}: {left} bytes are left after the record, at byte {source.tell()}")
-        ours = BytesIO()
-        schemaless_writer(ours, dict(reader.parsed), value, strict=True)
-        return straight(ours.getvalue(), 0)[0], len(data)
+            end = source.tell()
+            left = len(data) - end
+            raise UndecodableError(f"{reader.full_name}: {left} bytes are left after the record, from byte {end} on")
+        target = BytesIO()
+        schemaless_writer(target, reader.parsed, value, strict=True)
+        return straight(target.getvalue(), 0)[0], len(data)
 
     return read
 
 
-def validated(record: type[R], value: object) -> R:
+def validated(record: type[Any], value: object) -> Any:
     """An edge record from what was read.
 
     Raises:
         InvalidRequestError: Names the first field that is wrong.
     """
     try:
-        return record.model_validate(value)  # type: ignore[union-attr,return-value]
+        return record.model_validate(value)
     except ValidationError as error:
         raise first_error(error) from None
 
 
-def _from_json(codec: Codec, record: type[R], data: bytes, content_type: str) -> R:
+def _from_json(codec: Codec, record: type[Any], data: bytes, content_type: str) -> Any:
     if is_structured(content_type):
         event, inner_type, inner = unwrap(data)
         del event
@@ -255,8 +278,35 @@ def _from_json(codec: Codec, record: type[R], data: bytes, content_type: str) ->
     if not issubclass(record, BaseModel):
         raise UndecodableError(f"byte 0: JSON, but a {record.__name__} is Avro")
     if issubclass(record, Request):
-        return request_from_json(data)  # type: ignore[return-value]
+        return request_from_json(data)
     return record_from_json(record, data)
 
 
-__all__ = ["Codec", "InvalidRequestError", "validated"]
+def open_codec(settings: CodecSettings, *, patience: timedelta = timedelta(0)) -> Codec:
+    """The codec that the settings ask for, ready to use: with all ids where there is a schema registry.
+
+    Args:
+        settings: URL and credentials of the registry, if there is one.
+        patience: See ``SchemaIds``.
+
+    Raises:
+        SchemaRegistryError: The registry is away.
+        ConfigurationError: It refuses a schema of ours, or the URL is none.
+    """
+    if not settings.schema_registry_url:
+        codec = Codec()
+    else:
+        user, password = settings.schema_registry_user, settings.schema_registry_password.get_secret_value()
+        registry = HttpSchemaRegistry(
+            settings.schema_registry_url,
+            auth=(user, password) if user else None,
+            timeout=settings.schema_registry_timeout,
+            may_register=settings.schema_registry_may_register,
+        )
+        codec = Codec(format=CONFLUENT, ids=SchemaIds(registry, patience=patience))
+    try:
+        codec.prepare()
+    except BaseException:
+        codec.close()
+        raise
+    return codec

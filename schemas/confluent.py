@@ -27,7 +27,7 @@ _MOST_UNKNOWN: Final = 1024
 
 
 class SchemaRegistry(Protocol):
-    """What is needed of a schema registry. Every method may block and raises ``SchemaRegistryError`` when it is away."""
+    """What is needed of a schema registry. Each method may block and raises ``SchemaRegistryError`` when it is away."""
 
     def register(self, subject: str, schema: str) -> int:
         """The id of a schema under a subject; registers it where that is allowed.
@@ -59,6 +59,9 @@ class HttpSchemaRegistry:
         timeout: After this a request counts as failed.
         may_register: Whether schemas that it does not have are registered, or only looked up.
         transport: Replaces the network in tests.
+
+    Raises:
+        ConfigurationError: The URL is none.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class HttpSchemaRegistry:
         may_register: bool = True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"codec.schema_registry_url: {url!r} is no http or https URL")
         self._may_register = may_register
         self._client = httpx.Client(
             base_url=url,
@@ -198,7 +203,7 @@ class SchemaIds:
 
     def close(self) -> None:
         """Stop asking and release connections."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)  # waits for the registry's own timeout at most
         self._registry.close()
 
     def _take(self, schema_id: int) -> Schema:
@@ -207,20 +212,26 @@ class SchemaIds:
             asked = self._asked[schema_id] = self._thread.submit(self._registry.schema, schema_id)
         try:
             text = asked.result(timeout=self._patience)
-            del self._asked[schema_id]
-            if text is None:
-                raise ValueError(f"the schema registry has no schema id {schema_id}")
-            found = self._schemas[schema_id] = schema_from(text)
         except TimeoutError as error:
             raise SchemaRegistryError(f"the schema registry is being asked for schema id {schema_id}") from error
         except SchemaRegistryError:
-            self._asked.pop(schema_id, None)
+            del self._asked[schema_id]
             raise
         except ValueError as error:
-            self._asked.pop(schema_id, None)
-            why = f"byte 1: {error}"
-            if len(self._hopeless) >= _MOST_UNKNOWN:
-                self._hopeless.clear()
-            self._hopeless[schema_id] = (why, self._monotonic() + _FORGET_UNKNOWN.total_seconds())
-            raise UndecodableError(why) from error
+            del self._asked[schema_id]
+            raise self._give_up(schema_id, str(error)) from error
+        del self._asked[schema_id]
+        if text is None:
+            raise self._give_up(schema_id, f"the schema registry has no schema id {schema_id}")
+        try:
+            found = self._schemas[schema_id] = schema_from(text)
+        except ValueError as error:
+            raise self._give_up(schema_id, f"schema id {schema_id}: {error}") from error
         return found
+
+    def _give_up(self, schema_id: int, reason: str) -> UndecodableError:
+        why = f"byte 1: {reason}"
+        if len(self._hopeless) >= _MOST_UNKNOWN:
+            self._hopeless.clear()
+        self._hopeless[schema_id] = (why, self._monotonic() + _FORGET_UNKNOWN.total_seconds())
+        return UndecodableError(why)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from fastavro.schema import parse_schema
 
@@ -53,7 +53,7 @@ class Schema:
     full_name: str
     text: str
     source: Mapping[str, Any]
-    parsed: Mapping[str, Any]
+    parsed: dict[str, Any]
     fingerprint: bytes
 
 
@@ -67,7 +67,7 @@ def schema_from(text: str) -> Schema:
     if not isinstance(source, dict) or source.get("type") != "record":
         raise ValueError("the schema is not of a record")
     try:
-        parsed = parse_schema(source)
+        parsed = cast("dict[str, Any]", parse_schema(source))
         print_of_it = fingerprint(source)
     except Exception as error:  # fastavro raises its own, KeyError and TypeError for the same mistake
         raise ValueError(f"the schema can't be read: {type(error).__name__}: {error}") from error
@@ -75,10 +75,16 @@ def schema_from(text: str) -> Schema:
     return Schema(str(parsed["name"]), compact, source, parsed, print_of_it)
 
 
-@cache
-def current(record: type[Record]) -> Schema:
-    """The schema that we write for a record class."""
-    return schema_from((files("schemas") / "avro" / f"{FILES[record]}.avsc").read_text(encoding="utf-8"))
+_current: dict[type[Any], Schema] = {}
+
+
+def current(record: type[Any]) -> Schema:
+    """The schema that we write for a record class; read once."""
+    found = _current.get(record)
+    if found is None:
+        text = (files("schemas") / "avro" / f"{FILES[record]}.avsc").read_text(encoding="utf-8")
+        found = _current[record] = schema_from(text)
+    return found
 
 
 def history() -> Iterator[tuple[str, int, Schema]]:
@@ -100,6 +106,6 @@ def known() -> Mapping[bytes, Schema]:
     return schemas
 
 
-def is_edge(record: type[Record]) -> bool:
+def is_edge(record: type[Any]) -> bool:
     """Whether the class is a pydantic model of the edge, which validates what it is given."""
     return issubclass(record, Edge)

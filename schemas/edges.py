@@ -1,8 +1,12 @@
-"""Records that cross the edge: what producers write and consumers read, validated."""
+"""Records that cross the edge: what producers write and consumers read, validated.
+
+Limits of a single field stand here; what takes two fields to see is in ``schemas.request_checks``.
+"""
 
 from collections.abc import Mapping
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from schemas.delivery import DeliveryMode
 from schemas.enums import (
@@ -17,11 +21,19 @@ from schemas.enums import (
     Status,
 )
 
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], FailFast()]
+"""A list of which the first wrong item is told: a million wrong ones must not make a million errors."""
+
+Long = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""What an Avro long holds."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
 
 class Edge(BaseModel):
-    """Base of the edge records: immutable, unknown fields refused."""
+    """Base of the edge records: immutable, unknown fields refused, bytes as base64 in JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", val_json_bytes="base64", ser_json_bytes="base64")
 
 
 class Part(Edge):
@@ -35,7 +47,7 @@ class Part(Edge):
     """Inline bytes of an image, audio or document (base64 in JSON)."""
     dataref: str | None = None
     """Where the content lies when it is not inline (CloudEvents dataref)."""
-    sha256: str | None = None
+    sha256: Sha256 | None = None
     """Lower-case hex SHA-256 of the content; required with dataref."""
     media_type: str | None = None
     """IANA media type of data or dataref."""
@@ -52,7 +64,7 @@ class Message(Edge):
 
     role: Role
     """Who speaks."""
-    parts: tuple[Part, ...]
+    parts: Several[Part]
     """Content, in order."""
     name: str | None = None
     """Name of the speaker, where several share a role."""
@@ -72,24 +84,24 @@ class Tool(Edge):
 class Sampling(Edge):
     """How the model is asked to draw its answer; null leaves the route's own setting."""
 
-    temperature: float | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     """0 to 2."""
-    top_p: float | None = None
+    top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """0 to 1."""
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(default=None, gt=0, lt=2**31)
     """Most tokens of the answer."""
-    seed: int | None = None
+    seed: Long | None = None
     """Seed for models that take one."""
-    stop: tuple[str, ...] = ()
+    stop: Several[str] = ()
     """Texts that end the answer."""
 
 
 class Request(Edge):
     """What a producer asks. Ids, tenant, deadline, priority and data class travel in headers."""
 
-    messages: tuple[Message, ...]
+    messages: Annotated[Several[Message], Field(min_length=1)]
     """The conversation; the last user message is what is asked."""
-    tools: tuple[Tool, ...] = ()
+    tools: Several[Tool] = ()
     """Tool definitions."""
     sampling: Sampling | None = None
     """Sampling parameters."""
@@ -97,17 +109,17 @@ class Request(Edge):
     """JSON Schema (draft 2020-12) that the answer must satisfy, as JSON text."""
     task_hint: str | None = None
     """Task class that the producer knows it to be; unknown words are refused."""
-    required_capabilities: tuple[str, ...] = ()
+    required_capabilities: Several[str] = ()
     """Capabilities a model must have, such as json, tools, vision."""
     impact: Impact = Impact.NORMAL
     """What a wrong answer would do."""
-    latency_budget_ms: int | None = None
+    latency_budget_ms: Long | None = Field(default=None, gt=0)
     """Milliseconds until the answer is worthless; an explicit deadline header wins."""
     budget_clock: BudgetClock = BudgetClock.RECORD
     """Which clock the latency budget starts from."""
-    cost_limit_micros: int | None = None
+    cost_limit_micros: Long | None = Field(default=None, ge=0)
     """Most micro-units of cost_currency that all calls for this request may cost."""
-    cost_currency: str = "USD"
+    cost_currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
     """ISO 4217 code of cost_limit_micros."""
     delivery: Delivery = Delivery.FINAL
     """Final answer only, or a stream of pieces."""
@@ -231,7 +243,7 @@ class Feedback(Edge):
     """Given by the producer or derived from the record's coordinates."""
     request_id: str
     """Which request."""
-    rating: float | None = None
+    rating: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """0 (bad) to 1 (good)."""
     correct: bool | None = None
     """Right or wrong, where that can be said."""

@@ -266,4 +266,8 @@ class FailureClass(StrEnum):
     BAD_OUTPUT = "bad_output"
     AUTH = "auth"
     BAD_REQUEST = "bad_request"
+    PROHIBITED = "prohibited"
+    """No call was made: none of the step's models may be used now."""
+    ALLOWANCE = "allowance"
+    """No call was made: the next one could cost more than what is left."""
     UNKNOWN = "unknown"

@@ -1,18 +1,49 @@
 """All settings in one tree: defaults, then a YAML file, then environment variables (``TIERFLOW_KAFKA__BOOTSTRAP=...``).
 
-Durations are ISO 8601 or seconds in files and variables, ``timedelta`` in code. Secrets are masked when printed.
+Durations are ISO 8601 (``PT2.5S``) or seconds in files and variables, ``timedelta`` in code. Secrets are masked when
+printed. ``load_settings`` reads the tree; ``Settings()`` by itself knows no file.
 """
 
 import os
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from schemas.errors import ConfigurationError
+from schemas.settings_source import (
+    DELIMITER,
+    FILE_VARIABLE,
+    PREFIX,
+    Variables,
+    explain,
+    flat,
+    read_file,
+    refuse_unknown_variables,
+)
+
+
+def _seconds(value: object) -> object:
+    """Text that is a number means seconds: variables hold text only."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return timedelta(seconds=float(value))
+    except (ValueError, OverflowError):
+        return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 
 class Section(BaseModel):
@@ -36,9 +67,15 @@ class KafkaSettings(Section):
     ssl_key_password: SecretStr = SecretStr("")
     ssl_check_hostname: bool = True
     client_id: str = "tierflow"
-    request_timeout: timedelta = timedelta(seconds=20)
-    session_timeout: timedelta = timedelta(seconds=15)
-    heartbeat_interval: timedelta = timedelta(seconds=3)
+    request_timeout: Duration = timedelta(seconds=20)
+    session_timeout: Duration = timedelta(seconds=15)
+    heartbeat_interval: Duration = timedelta(seconds=3)
+
+    @model_validator(mode="after")
+    def _heartbeats_fit(self) -> Self:
+        if self.heartbeat_interval * 3 > self.session_timeout:
+            raise ValueError("heartbeat_interval must be at most a third of session_timeout, or one lost beat ends it")
+        return self
 
 
 class TopicSettings(Section):
@@ -49,10 +86,10 @@ class TopicSettings(Section):
     partitions: int = Field(default=6, gt=0)
     replication: int = Field(default=1, gt=0)
     min_insync: int = Field(default=1, gt=0)
-    retention: timedelta = timedelta(days=7)
+    retention: Duration = timedelta(days=7)
     """Of flow topics. The longest deadline must be shorter."""
-    dead_letter_retention: timedelta = timedelta(days=30)
-    provenance_retention: timedelta = timedelta(days=180)
+    dead_letter_retention: Duration = timedelta(days=30)
+    provenance_retention: Duration = timedelta(days=180)
     max_message_bytes: int = 2 * 1024 * 1024
 
 
@@ -61,7 +98,7 @@ class StateSettings(Section):
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """redis:// or rediss:// (TLS), password included."""
-    timeout: timedelta = timedelta(seconds=2)
+    timeout: Duration = timedelta(seconds=2)
     """After this an operation counts as failed and the stage waits."""
 
 
@@ -71,26 +108,32 @@ class LoopSettings(Section):
     max_in_flight: int = Field(default=512, gt=0)
     """Records taken and not yet committed, in one process. Bounds memory together with ``max_in_flight_bytes``."""
     max_in_flight_bytes: int = 64 * 1024 * 1024
-    linger: timedelta = timedelta(milliseconds=25)
+    linger: Duration = timedelta(milliseconds=25)
     """Longest wait for more results before a transaction, under load; nothing waits when idle."""
-    commit_timeout: timedelta = timedelta(seconds=8)
+    commit_timeout: Duration = timedelta(seconds=8)
     """Doubt begins after this; below the transaction timeout."""
-    transaction_timeout: timedelta = timedelta(seconds=10)
+    transaction_timeout: Duration = timedelta(seconds=10)
     """How long a killed process can hold readers of what it wrote."""
-    revoke_budget: timedelta = timedelta(seconds=5)
+    revoke_budget: Duration = timedelta(seconds=5)
     """One budget for everything a revocation waits for."""
-    drain_grace: timedelta = timedelta(seconds=20)
+    drain_grace: Duration = timedelta(seconds=20)
     """How long running work may go on after SIGTERM."""
-    fetch_wait: timedelta | None = None
+    fetch_wait: Duration | None = None
     """Longest wait of a fetch at the broker; None picks it by kind of broker."""
-    back_off: timedelta = timedelta(milliseconds=500)
+    back_off: Duration = timedelta(milliseconds=500)
     """Pause after the state store or the broker failed."""
+
+    @model_validator(mode="after")
+    def _doubt_comes_first(self) -> Self:
+        if self.commit_timeout >= self.transaction_timeout:
+            raise ValueError("commit_timeout must be below transaction_timeout")
+        return self
 
 
 class ReceiverSettings(Section):
     """The idempotent receiver."""
 
-    window: timedelta = timedelta(days=8)
+    window: Duration = timedelta(days=8)
     """How long a request id is remembered; above the retention of the intake topics."""
 
 
@@ -112,14 +155,14 @@ class WorkerSettings(Section):
     endpoints: Mapping[str, EndpointSettings] = Field(default_factory=dict)
     executors: frozenset[str] = frozenset()
     """Python executors (entry points of group ``tierflow.executors``) that may run here."""
-    lease: timedelta = timedelta(seconds=15)
+    lease: Duration = timedelta(seconds=15)
     """Lifetime of a claim that is not renewed; renewed each third of it."""
-    journal_ttl: timedelta = timedelta(days=8)
+    journal_ttl: Duration = timedelta(days=8)
     """How long an answer is kept for redelivery."""
     max_retries: int = Field(default=2, ge=0)
     """Tries in place after the first, per model."""
-    retry_base: timedelta = timedelta(milliseconds=200)
-    retry_cap: timedelta = timedelta(seconds=5)
+    retry_base: Duration = timedelta(milliseconds=200)
+    retry_cap: Duration = timedelta(seconds=5)
     unknown_policy: Literal["call", "fail"] = "call"
     """What follows when a dead worker's call may or may not have been answered."""
 
@@ -129,7 +172,7 @@ class ArchiveSettings(Section):
 
     directory: Path = Path(".tierflow/archive")
     segment_rows: int = Field(default=50_000, gt=0)
-    segment_age: timedelta = timedelta(seconds=60)
+    segment_age: Duration = timedelta(seconds=60)
     """A segment is sealed after this even when it is not full."""
 
 
@@ -140,7 +183,7 @@ class TelemetrySettings(Section):
     """OTLP over HTTP base URL; empty switches export off."""
     sample_ratio: float = Field(default=0.01, ge=0, le=1)
     """Share of traces kept when a request brings no sampled trace of its own."""
-    metrics_interval: timedelta = timedelta(seconds=30)
+    metrics_interval: Duration = timedelta(seconds=30)
 
 
 class CodecSettings(Section):
@@ -150,14 +193,21 @@ class CodecSettings(Section):
     """When set, records carry the Confluent wire format; else Avro single-object encoding."""
     schema_registry_user: str = ""
     schema_registry_password: SecretStr = SecretStr("")
+    schema_registry_timeout: Duration = timedelta(seconds=5)
+    schema_registry_may_register: bool = True
+    """Whether schemas of ours that the registry does not have are registered; else they must be there at start."""
+
+
+_from_file: ContextVar[Mapping[str, Any]] = ContextVar("_from_file", default=MappingProxyType({}))
+"""Content of the settings file while ``load_settings`` runs; sources can't be given arguments otherwise."""
 
 
 class Settings(BaseSettings):
     """The whole tree."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TIERFLOW_",
-        env_nested_delimiter="__",
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
         frozen=True,
         extra="forbid",
         nested_model_default_partial_update=True,
@@ -182,31 +232,41 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over environment variables, those over the file named by ``TIERFLOW_CONFIG``."""
-        del dotenv_settings, file_secret_settings
-        file = os.environ.get("TIERFLOW_CONFIG")
-        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
-        if file:
-            sources += (YamlConfigSettingsSource(settings_cls, yaml_file=file),)
-        return sources
+        """Arguments win over environment variables, those over the file that ``load_settings`` has read."""
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, Variables(settings_cls), InitSettingsSource(settings_cls, dict(_from_file.get()))
+
+    @model_validator(mode="after")
+    def _ids_outlive_records(self) -> Self:
+        if self.receiver.window <= self.topics.retention:
+            raise ValueError("receiver.window must be longer than topics.retention: records would outlive their ids")
+        return self
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Every setting as dotted name and text, secrets masked: for people and logs."""
+        return list(flat(self.model_dump(mode="json")))
 
 
 def load_settings(file: Path | None = None, **overrides: object) -> Settings:
-    """Read and check all settings.
+    """Read and check all settings: defaults, then the file, then environment variables, then ``overrides``.
 
     Args:
-        file: A YAML file; the environment variable ``TIERFLOW_CONFIG`` when left out.
+        file: A YAML file; the one that the environment variable ``TIERFLOW_CONFIG`` names when left out.
         overrides: Sections given in code; they win.
 
     Raises:
         ConfigurationError: Names each wrong setting, where it came from and what would be right.
     """
-    if file is not None:
-        if not file.is_file():
-            raise ConfigurationError(f"settings file {file} does not exist")
-        os.environ["TIERFLOW_CONFIG"] = str(file)
+    named = os.environ.get(FILE_VARIABLE)
+    if file is None and named:
+        file = Path(named)
+    from_file = {} if file is None else read_file(file)
+    refuse_unknown_variables(Settings.model_fields)
+    token = _from_file.set(from_file)
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
-        raise ConfigurationError("settings are wrong: " + "; ".join(lines)) from error
+        # "from None": pydantic's own message quotes values, and a value can be a secret.
+        raise ConfigurationError(f"settings are wrong: {explain(error, from_file, file)}") from None
+    finally:
+        _from_file.reset(token)

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
@@ -29,6 +29,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
@@ -320,6 +321,11 @@ class Wire:
         answer = await self.call(node, request, coordination=True)
         return {TP(topic, number): code for topic, partitions in answer.topics for number, code in partitions}
 
+    async def leave_group(self, node: int, member: Membership) -> int:
+        """Leave a group, so that the others need not wait for a time-out."""
+        answer = await self.call(node, LeaveGroupRequest(member.group, member.member_id), coordination=True)
+        return int(answer.error_code)
+
     async def offset_fetch(
         self, node: int, group: str, tps: Sequence[TP]
     ) -> tuple[int, Mapping[TP, tuple[int, OffsetCommit | None]]]:
@@ -417,6 +423,24 @@ def has_lost_membership(consumer: AIOKafkaConsumer) -> bool:
 def is_rebalancing(consumer: AIOKafkaConsumer) -> bool:
     """Whether polling would wait, without any limit, for the next assignment."""
     return bool(consumer._subscription.reassignment_in_progress)  # noqa: SLF001 - this module's job
+
+
+def positions_of(consumer: AIOKafkaConsumer, tps: Iterable[TP]) -> dict[TP, int]:
+    """The next offset to read, behind records that were returned and whatever holds none, such as markers."""
+    assignment = consumer._subscription.subscription.assignment  # noqa: SLF001 - this module's job
+    states = ((tp, assignment.state_value(tp)) for tp in tps) if assignment is not None else ()
+    return {tp: state.position for tp, state in states if state is not None and state.has_valid_position}
+
+
+def background_failure(consumer: AIOKafkaConsumer) -> BaseException | None:
+    """Why a background task of the consumer ended, if one did. Without fetching, polls would stay empty for ever."""
+    for task in (consumer._fetcher._fetch_task, consumer._coordinator._coordination_task):  # noqa: SLF001 - this module's job
+        if task.done():
+            if task.cancelled():
+                return asyncio.CancelledError()
+            error: BaseException | None = task.exception()
+            return error or RuntimeError("a background task of the consumer ended")
+    return None
 
 
 def release_polls(consumer: AIOKafkaConsumer) -> None:

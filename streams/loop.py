@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -33,6 +34,7 @@ from streams.pace import Pace
 from streams.partition import Partition, Work, open_partition, place, work_size
 from streams.records import TP, InRecord, OffsetCommit
 from streams.source import Listener
+from streams.telemetry import Telemetry
 from streams.topics import Names
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ BATCH = 256
 TURN = 64
 """Synchronous handlers give the event loop (heartbeats, fetches) a turn after so many records."""
 
+
+_NO_SPAN: AbstractContextManager[object] = nullcontext()
 
 WAIT = Effects(done=False)
 """Nothing follows yet; the record is offered again."""
@@ -106,6 +110,7 @@ class Loop(Generic[R]):
         rules: Returns the snapshot that rules now; asked once for a batch or record, never within one.
         settings: Bounds and times.
         clock: Wall and monotonic clock.
+        telemetry: Spans and metrics for operators; none when left out.
     """
 
     def __init__(
@@ -117,6 +122,7 @@ class Loop(Generic[R]):
         rules: Callable[[], R],
         settings: LoopSettings,
         clock: Clock,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.counters = Counters()
         self._stage = stage
@@ -125,6 +131,12 @@ class Loop(Generic[R]):
         self._rules = rules
         self._settings = settings
         self._clock = clock
+        self._telemetry = telemetry if telemetry is not None and telemetry.enabled else None
+        if self._telemetry is not None:
+            self._telemetry.observe(lambda: self.counters)
+            self._telemetry.gauge(
+                "tierflow.in_flight", lambda: float(self.in_flight), description="Taken, not committed."
+            )
         self._committer = Committer(
             stage=stage.name,
             group=names.group(stage.name),
@@ -358,7 +370,10 @@ class Loop(Generic[R]):
             if not await self._prepare(batch, view):
                 continue
             if concurrency == 0:
+                began = self._clock.monotonic()
                 await self._handle_now(batch, view)
+                if self._telemetry is not None:
+                    self._telemetry.record_batch(len(batch), self._clock.monotonic() - began)
             else:
                 self._start_work(batch)
 
@@ -404,7 +419,8 @@ class Loop(Generic[R]):
 
     def _decide(self, work: Work, view: View[R]) -> Effects:
         try:
-            effects = self._stage.handle(work.record, view)
+            with self._span(work):
+                effects = self._stage.handle(work.record, view)
         except StateStoreError as error:
             log.warning("%s waits for the state store: %s", self._stage.name, error)
             return WAIT
@@ -445,8 +461,9 @@ class Loop(Generic[R]):
         while True:
             view = View(self._clock.now_ms(), self._rules(), self._sink.mode, work.prepared)
             try:
-                pending = self._stage.handle(work.record, view)
-                effects = await pending if isinstance(pending, Awaitable) else pending
+                with self._span(work):
+                    pending = self._stage.handle(work.record, view)
+                    effects = await pending if isinstance(pending, Awaitable) else pending
             except StateStoreError as error:
                 log.warning("%s waits for the state store: %s", self._stage.name, error)
             except Exception as error:  # noqa: BLE001 - as in _decide
@@ -457,6 +474,10 @@ class Loop(Generic[R]):
             if not work.partition.alive or self._draining:
                 return None
             await asyncio.sleep(self._settings.back_off.total_seconds())
+
+    def _span(self, work: Work) -> AbstractContextManager[object]:
+        hop = None if self._telemetry is None else self._telemetry.hop(work.record)
+        return _NO_SPAN if hop is None else hop
 
     def _give_up(self, work: Work, view: View[R], error: Exception) -> Effects:
         self.counters.handler_errors += 1

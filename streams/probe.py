@@ -73,8 +73,8 @@ async def probe(
         limit: Longest time for the try.
 
     Raises:
-        BrokerUnavailableError: Nobody answers; or the broker has transactions but can't do them now. That is never taken
-            for "has none": a cluster in trouble must not turn exactly once into at least once.
+        BrokerUnavailableError: Nobody answers; or the broker has transactions but can't do them now. That is never
+            taken for "has none": a cluster in trouble must not turn exactly once into at least once.
         NotPermittedError: Credentials, TLS, or the right to use the transactional id.
     """
     try:

@@ -14,20 +14,29 @@ from streams.errors import BrokerUnavailableError, TopicMissingError
 from streams.records import TP, InRecord
 
 QUIET: Final = timedelta(milliseconds=300)
-"""An empty answer after this ends a read to the end: a broker may name an end that lies a batch before the last record."""
+"""An empty answer after this ends a read: a broker may name an end that lies a batch before the last record."""
 PATIENCE: Final = timedelta(seconds=20)
 """How long a read may make no progress before the end that the broker named."""
 _BATCH: Final = 500
 
 
 @asynccontextmanager
-async def reader(connection: KafkaConnection, kind: BrokerKind = BrokerKind.UNKNOWN) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer without a group; reads what is committed.
+async def reader(
+    connection: KafkaConnection, kind: BrokerKind = BrokerKind.UNKNOWN, *, committed: bool = True
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without a group.
+
+    Args:
+        connection: Where.
+        kind: What answers.
+        committed: Stop at open transactions and leave out aborted ones.
 
     Raises:
         BrokerUnavailableError: No answer.
     """
     arguments = connection.consumer_arguments(None, kind) | {"auto_offset_reset": "earliest"}
+    if not committed:
+        arguments["isolation_level"] = "read_uncommitted"
     consumer = AIOKafkaConsumer(**arguments)
     try:
         await consumer.start()

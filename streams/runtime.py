@@ -16,6 +16,7 @@ from streams.effects import Stage
 from streams.probe import Capabilities, probe
 from streams.sink import AtLeastOnceSink, TransactionalSink
 from streams.source import Listener, Source
+from streams.telemetry import Telemetry
 from streams.topics import Names
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,13 @@ def link(
 
 
 def make_loop(
-    platform: Platform, stage: Stage[R], *, rules: Callable[[], R], clock: Clock, instance: str
+    platform: Platform,
+    stage: Stage[R],
+    *,
+    rules: Callable[[], R],
+    clock: Clock,
+    instance: str,
+    telemetry: Telemetry | None = None,
 ) -> "loops.Loop[R]":
     """The loop that runs ``stage``."""
     return loops.Loop(
@@ -95,6 +102,7 @@ def make_loop(
         rules=rules,
         settings=platform.settings.loop,
         clock=clock,
+        telemetry=telemetry,
     )
 
 

@@ -5,8 +5,7 @@ What aiokafka leaves to its users, and what is done here:
 - it delivers records while the assignment callback still runs: partitions are paused before anything is awaited;
 - it sends no heartbeat while a callback runs: reading offsets, which may have to wait for another worker's transaction,
   happens in a task of its own;
-- pause flags do not survive a rebalance: wanted pauses are kept here and applied again;
-- it logs and forgets errors of callbacks: the next poll raises them;
+- it logs and forgets errors of callbacks, and of the task that fetches: the next poll raises them;
 - one unreadable record makes it drop what it had already taken from other partitions, and stops its partition for ever:
   positions are kept here, and such a record is read by a reader that lets its header names pass.
 """
@@ -16,8 +15,6 @@ import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
-from enum import StrEnum
-from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import (
@@ -30,17 +27,23 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from schemas.errors import TierflowError
 from streams._aiokafka import (
+    GROUP,
+    LinkError,
     Membership,
     Wire,
+    background_failure,
     has_lost_membership,
     is_rebalancing,
     membership_of,
+    positions_of,
     release_polls,
     set_fetch_wait,
     wire_of,
 )
 from streams._aiokafka_records import read_leniently
+from streams._restore import Listener, MissingOffsets, Restorer
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import (
     BrokerUnavailableError,
@@ -53,37 +56,11 @@ from streams.errors import (
 from streams.offsets import read_offsets
 from streams.records import TP, InRecord, OffsetCommit
 
+__all__ = ["Listener", "MissingOffsets", "Source"]
+
 _LOG = logging.getLogger(__name__)
 
 _REBALANCE_NAP_S = 0.02  # a poll during a rebalance returns empty after at most this
-
-
-class MissingOffsets(StrEnum):
-    """What a partition without a committed offset means."""
-
-    REFUSE = "refuse"
-    EARLIEST = "earliest"
-    LATEST = "latest"
-
-
-class Listener(Protocol):
-    """Who works on the records."""
-
-    async def on_assigned(self, positions: Mapping[TP, OffsetCommit]) -> None:
-        """Partitions are ours from these positions on; their records follow after this returns.
-
-        Called more than once for one assignment when some partitions still wait for another worker's transaction.
-        """
-        ...
-
-    async def on_revoked(self, partitions: frozenset[TP], *, lost: bool) -> None:
-        """Partitions are going away. Commits are accepted until this returns, within the revoke budget.
-
-        Args:
-            partitions: All that were assigned.
-            lost: The group has already given them away: no commit can succeed.
-        """
-        ...
 
 
 class Source:
@@ -124,9 +101,9 @@ class Source:
         self._membership: Membership | None = None
         self._positions: dict[TP, int] = {}
         self._held: set[TP] = set()
-        self._restoring: asyncio.Task[None] | None = None
+        self._restorer: Restorer | None = None
         self._failure: BaseException | None = None
-        self._stopping = False
+        self._polling = self._stopping = False
 
     @property
     def membership(self) -> Membership | None:
@@ -160,14 +137,26 @@ class Source:
             await consumer.stop()
             raise TopicMissingError(f"no topic {', '.join(missing)} at {where}: create the topics first")
         self._consumer, self._wire = consumer, wire_of(consumer)
+        self._restorer = Restorer(
+            consumer=consumer,
+            wire=self._wire,
+            group=self._group,
+            missing=self._missing,
+            begin=self.seek,
+            listener=self._listener,
+            release=self._release,
+            fail=self._fail,
+        )
         consumer.subscribe(topics=list(self._topics), listener=_Rebalances(self))
 
     async def stop(self) -> None:
         """Leave the group and close. The listener is not called: finish and commit before."""
         self._stopping = True
-        await self._cancel_restoring()
-        if self._consumer is not None:
-            release_polls(self._consumer)
+        if self._consumer is not None and self._restorer is not None:
+            await self._restorer.cancel()
+            if self._polling and is_rebalancing(self._consumer):
+                release_polls(self._consumer)
+            await self._leave_first_generation()
             await self._consumer.stop()
         self._membership = None
         self._positions.clear()
@@ -185,13 +174,12 @@ class Source:
         Raises:
             DeliveryError: Reading can't go on, or a listener failed; which says the class.
         """
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
         consumer = self._started()
+        self._raise_failure(consumer)
         if is_rebalancing(consumer):
             await asyncio.sleep(min(timeout.total_seconds(), _REBALANCE_NAP_S))
             return {}
+        self._polling = True
         try:
             fetched = await consumer.getmany(timeout_ms=_ms(timeout), max_records=max_records)
         except ConsumerStoppedError:
@@ -201,17 +189,14 @@ class Source:
         except KafkaError as error:
             self._rewind()
             raise _translated(error, self._connection) from error
-        if not fetched:
-            self._pace(idle=True)
-            return {}
-        self._pace(idle=False)
-        records = {tp: [_record(raw) for raw in raws] for tp, raws in fetched.items() if tp in self._positions}
-        for tp, found in records.items():
-            self._positions[tp] = found[-1].offset + 1
-        return records
+        finally:
+            self._polling = False
+        self._pace(idle=not fetched)
+        self._positions.update(positions_of(consumer, self._positions))
+        return {tp: [_record(raw) for raw in raws] for tp, raws in fetched.items() if tp in self._positions}
 
     def pause(self, *partitions: TP) -> None:
-        """Hold partitions back, also after the next rebalance if they stay ours."""
+        """Hold partitions back, until resumed or until the next rebalance."""
         self._held.update(partitions)
         self._started().pause(*(tp for tp in partitions if tp in self._positions))
 
@@ -226,7 +211,7 @@ class Source:
         self._positions[tp] = offset
 
     def position(self, tp: TP) -> int:
-        """Offset behind the last record of the partition that was returned."""
+        """The next offset to read: behind the last record that was returned, and what holds no records after it."""
         return self._positions[tp]
 
     def high_water(self, tp: TP) -> int | None:
@@ -262,9 +247,10 @@ class Source:
         assert self._wire is not None  # noqa: S101 - started
         return await read_offsets(self._wire, self._group, partitions)
 
-    async def revoked(self, partitions: Collection[TP]) -> None:
+    async def revoked(self) -> None:
         """For the client's callback: all partitions go away, before the group is joined again."""
-        await self._cancel_restoring()
+        if self._restorer is not None:
+            await self._restorer.cancel()
         taken = frozenset(self._positions)
         try:
             if taken and not self._stopping:
@@ -272,11 +258,11 @@ class Source:
         except Exception as error:  # noqa: BLE001 - the client would swallow it; the next poll raises it
             self._fail(error, "on_revoked")
         finally:
-            del partitions
             self._membership = None
             self._positions.clear()
+            self._held.clear()
 
-    def assigned_anew(self, partitions: Collection[TP]) -> None:
+    def assigned_anew(self, partitions: frozenset[TP]) -> None:
         """For the client's callback: must not await, since heartbeats rest while it runs."""
         consumer = self._started()
         consumer.pause(*partitions)
@@ -284,52 +270,21 @@ class Source:
             # A position, any position: without one the client looks up the committed offset itself, does not wait for
             # open transactions, and reports a missing offset before the rule for missing offsets was asked.
             consumer.seek(tp, 0)
-        self._held.intersection_update(partitions)
         self._membership = membership_of(consumer)
-        if partitions and not self._stopping:
-            self._restoring = asyncio.create_task(self._restore(frozenset(partitions)), name="restore-positions")
+        if partitions and self._restorer is not None and not self._stopping:
+            self._restorer.start(partitions)
 
-    async def _restore(self, partitions: frozenset[TP]) -> None:
-        """Find where each partition goes on, hand it over, let its records come."""
-        consumer = self._started()
-        assert self._wire is not None  # noqa: S101 - started
-        try:
-            waiting = partitions
-            while waiting:
-                found = await read_offsets(self._wire, self._group, waiting, partial=True)
-                positions = await self._filled(consumer, found)
-                for tp, commit in positions.items():
-                    consumer.seek(tp, commit.offset)
-                    self._positions[tp] = commit.offset
-                await self._listener.on_assigned(positions)
-                consumer.resume(*(tp for tp in positions if tp not in self._held))
-                waiting -= positions.keys()
-        except Exception as error:  # noqa: BLE001 - raised by the next poll
-            self._fail(error, "on_assigned")
+    def _release(self, partitions: frozenset[TP]) -> None:
+        self._started().resume(*(partitions - self._held))
 
-    async def _filled(
-        self, consumer: AIOKafkaConsumer, found: Mapping[TP, OffsetCommit | None]
-    ) -> Mapping[TP, OffsetCommit]:
-        missing = [tp for tp, commit in found.items() if commit is None]
-        starts: Mapping[TP, int] = {}
-        if missing and self._missing is MissingOffsets.REFUSE:
-            names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in sorted(missing))
-            raise OffsetsLostError(
-                f"group {self._group} has no committed offset on {names}: either the offsets expired, or the topics "
-                "were created or given partitions elsewhere; starting anywhere would repeat or skip requests, so "
-                "commit initial offsets first"
-            )
-        if missing:
-            ask = consumer.beginning_offsets if self._missing is MissingOffsets.EARLIEST else consumer.end_offsets
-            starts = await ask(missing)
-        return {tp: commit if commit is not None else OffsetCommit(starts[tp]) for tp, commit in found.items()}
-
-    async def _cancel_restoring(self) -> None:
-        task, self._restoring = self._restoring, None
-        if task is not None and not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+    async def _leave_first_generation(self) -> None:
+        """The client leaves a group only from generation 1 on; the embedded broker begins with 0."""
+        member = self._membership
+        if member is None or member.generation != 0 or member.instance_id is not None or self._wire is None:
+            return
+        with contextlib.suppress(LinkError):
+            node = await self._wire.coordinator(GROUP, member.group)
+            await self._wire.leave_group(node, member)
 
     async def _read_around(self) -> Mapping[TP, Sequence[InRecord]]:
         """After a record with undecodable header names: read each partition once, with a reader that lets it pass."""
@@ -337,7 +292,10 @@ class Source:
         consumer = self._started()
         records: dict[TP, Sequence[InRecord]] = {}
         for tp in [tp for tp in self._positions if tp not in self._held]:
-            raws, behind = await read_leniently(consumer, tp, self._positions[tp])
+            try:
+                raws, behind = await read_leniently(consumer, tp, self._positions[tp])
+            except KafkaError as error:
+                raise _translated(error, self._connection) from error
             if tp not in self._positions:
                 continue  # revoked meanwhile
             consumer.seek(tp, behind)
@@ -365,6 +323,14 @@ class Source:
         if self._failure is None:
             self._failure = error
 
+    def _raise_failure(self, consumer: AIOKafkaConsumer) -> None:
+        """What went wrong in the background, where nobody else would tell."""
+        failure, self._failure = self._failure or background_failure(consumer), None
+        if failure is not None and not isinstance(failure, TierflowError):
+            raise DeliveryError(f"consumer of group {self._group}: {failure!r}") from failure
+        if failure is not None:
+            raise failure
+
     def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:
             raise RuntimeError("the source is not started")
@@ -376,10 +342,11 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # untyped li
         self._source = source
 
     async def on_partitions_revoked(self, revoked: Collection[TP]) -> None:
-        await self._source.revoked(revoked)
+        del revoked  # all of them: this client knows no other rebalance
+        await self._source.revoked()
 
     def on_partitions_assigned(self, assigned: Collection[TP]) -> None:
-        self._source.assigned_anew(assigned)
+        self._source.assigned_anew(frozenset(assigned))
 
 
 def _record(raw: ConsumerRecord) -> InRecord:

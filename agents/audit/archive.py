@@ -26,6 +26,7 @@ import duckdb
 import orjson
 
 from schemas.errors import ConfigurationError
+from schemas.flow import ProvenanceEvent
 
 MANIFEST = "manifest.jsonl"
 OPEN = "open.jsonl"
@@ -129,8 +130,12 @@ class ArchiveWriter:
             raise ConfigurationError(
                 f"another process writes the archive in {folder}: run one archive agent a folder"
             ) from error
-        _cut_broken_tail(folder / MANIFEST)
-        self._segments = read_manifest(folder)
+        try:
+            _cut_broken_tail(folder / MANIFEST)
+            self._segments = read_manifest(folder)
+        except ConfigurationError:
+            self._lock.close()
+            raise
         self._drop_unsealed()
         self._open = _Open((folder / OPEN).open("wb"))
         columns_sql = ", ".join(f"'{name}': '{kind}'" for name, kind in columns().items())
@@ -235,14 +240,14 @@ class ArchiveWriter:
                 path.unlink()
 
 
-def row_of(event: Mapping[str, Any], emitted: Sequence[Any]) -> bytes:
+def row_of(event: ProvenanceEvent, emitted: Sequence[Any]) -> bytes:
     """An archive row as a JSON line.
 
     Args:
-        event: Fields of the event.
+        event: The event.
         emitted: Values for ``EMITTED``, in that order.
     """
-    return orjson.dumps({**event, **dict(zip(EMITTED, emitted, strict=True))})
+    return orjson.dumps(event)[:-1] + b"," + orjson.dumps(dict(zip(EMITTED, emitted, strict=True)))[1:]
 
 
 def _cut_broken_tail(path: Path) -> None:

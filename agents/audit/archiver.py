@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from agents.audit.archive import ArchiveWriter, row_of
@@ -109,7 +110,7 @@ class Archiver:
             found = dict(record.headers)
             content_type = found.get(Name.CONTENT_TYPE.value, AVRO.encode()).decode()
             try:
-                event = self._codec.decode_fields(ProvenanceEvent, record.value or b"", content_type)
+                event = self._codec.decode(ProvenanceEvent, record.value or b"", content_type)
             except UndecodableError as error:
                 self.unreadable += 1
                 log.error("provenance record %s/%d/%d can't be read: %s", *record[:3], error)  # noqa: TRY400 - no bug
@@ -117,9 +118,9 @@ class Archiver:
             source = found.get(Name.CE_SOURCE.value, b"").decode()
             epoch = int(found.get(Name.EPOCH.value, b"0"))
             sequence = int(found.get(Name.SEQUENCE.value, b"0"))
-            if not event["source"]:
+            if not event.source:
                 # A stage wrote this event itself: it is numbered by its own header, not by a flow record's.
-                event.update(source=source, epoch=epoch, sequence=sequence)
+                event = replace(event, source=source, epoch=epoch, sequence=sequence)
             emitted = (source, epoch, sequence, PROVENANCE, record.partition, record.offset, record.timestamp_ms)
             lines.append(row_of(event, emitted))
         return lines, ranges

@@ -1,9 +1,12 @@
 """Reading the archive: one request's story, counts, and whether the books balance."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import duckdb
@@ -38,8 +41,8 @@ class ArchiveReader:
             select: SQL; ``?`` stands for parameters.
             parameters: Their values.
         """
-        with duckdb.connect(":memory:") as database:
-            database.execute(f"CREATE VIEW events AS {self._events()}")
+        with _whole_lines(self._folder / OPEN) as opened, duckdb.connect(":memory:") as database:
+            database.execute(f"CREATE VIEW events AS {self._events(opened)}")
             cursor = database.execute(select, list(parameters))
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -55,7 +58,7 @@ class ArchiveReader:
             rows.setdefault(row["request_id"], []).append(row)
         return [tell(request_id, events) for request_id, events in rows.items()]
 
-    def _events(self) -> str:
+    def _events(self, opened: Path | None) -> str:
         """Sealed and open rows; a row that is in both for a moment (sealing) counts once."""
         kinds = ", ".join(f"'{name}': '{kind}'" for name, kind in columns().items())
         sources = []
@@ -63,17 +66,43 @@ class ArchiveReader:
         if sealed:
             listed = ", ".join("'" + path.replace("'", "''") + "'" for path in sealed)
             sources.append(f"SELECT * FROM read_parquet([{listed}], union_by_name=true)")
-        opened = self._folder / OPEN
-        if opened.exists() and opened.stat().st_size:
+        if opened is not None:
             path = str(opened).replace("'", "''")
-            sources.append(
-                f"SELECT * FROM read_json('{path}', format='newline_delimited', ignore_errors=true, columns={{{kinds}}})"
-            )
+            sources.append(f"SELECT * FROM read_json('{path}', format='newline_delimited', columns={{{kinds}}})")
         if not sources:
             typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns().items())
             return f"SELECT {typed} WHERE false"
         union = " UNION ALL BY NAME ".join(sources)
         return f"SELECT DISTINCT ON (log_topic, log_partition, log_offset) * FROM ({union})"
+
+
+@contextmanager
+def _whole_lines(path: Path) -> Iterator[Path | None]:
+    """The open rows without a line that is being written right now; None if there are none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size == 0:
+                yield None
+                return
+            file.seek(size - 1)
+            whole = file.read(1) == b"\n"
+            file.seek(0)
+            content = b"" if whole else file.read(size)
+    except FileNotFoundError:
+        yield None
+        return
+    if whole:
+        yield path
+        return
+    content = content[: content.rfind(b"\n") + 1]
+    if not content:
+        yield None
+        return
+    with NamedTemporaryFile(suffix=".jsonl") as copy:
+        copy.write(content)
+        copy.flush()
+        yield Path(copy.name)
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from agents.audit import core
+from registry.snapshot import Snapshot
 from schemas.codec import Codec
 from schemas.edges import Feedback, Result
 from schemas.errors import TierflowError
@@ -54,19 +55,17 @@ class AuditStage:
     async def stop(self) -> None:
         """Nothing to close."""
 
-    async def prepare(self, records: Sequence[InRecord], view: View[object]) -> None:
+    async def prepare(self, records: Sequence[InRecord], view: View[Snapshot]) -> None:
         """Nothing to look up."""
 
-    def handle(self, record: InRecord, view: View[object]) -> Effects:
+    def handle(self, record: InRecord, view: View[Snapshot]) -> Effects:
         """The events that one flow record proves."""
         found = dict(record.headers)
         origin = _origin(record, found, self._names.logical(record.topic))
         events = self._derive(origin, record, found)(view.now_ms)
         request_key = origin.request_id.encode() or record.key
         headers: list[Header] = [(Name.REQUEST_ID.value, found.get(Name.REQUEST_ID.value, b""))]
-        for name in (Name.TENANT.value, Name.TRACEPARENT.value):
-            if name in found:
-                headers.append((name, found[name]))
+        headers += [(name, found[name]) for name in (Name.TENANT.value, Name.TRACEPARENT.value) if name in found]
         encode = self._codec.encode
         content_type = self._codec.content_type
         return Effects(
@@ -115,7 +114,7 @@ class AuditStage:
             recorded_ms=now_ms,
         )
 
-    def fail(self, record: InRecord, view: View[object], error: TierflowError) -> Effects:
+    def fail(self, record: InRecord, view: View[Snapshot], error: TierflowError) -> Effects:
         """A flow record that can't be read is parked; the story shows the gap, nothing is made up."""
         del record, view
         return Effects(dead_letters=(DeadLetter(error.code, str(error)),))

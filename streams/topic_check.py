@@ -1,0 +1,202 @@
+"""Whether the topics are what the table says, before anything depends on it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from schemas.settings import TopicSettings
+from streams.admin import admin_client, topic_config
+from streams.connection import KafkaConnection
+from streams.offsets import committed_offsets
+from streams.records import TP
+from streams.topics import Cleanup, Names, Topic
+
+_FOREVER = -1  # retention.ms of a topic that keeps everything
+_CREATE = "tierflow topics create"
+
+
+class Severity(StrEnum):
+    """How bad it is."""
+
+    ERROR = "error"
+    """Nothing may start."""
+    WARNING = "warning"
+    """It runs, with less than was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        severity: How bad it is.
+        subject: Physical topic or group.
+        what: What was found, and what was expected.
+        do: What mends it.
+    """
+
+    severity: Severity
+    subject: str
+    what: str
+    do: str
+
+
+async def check_topics(
+    connection: KafkaConnection,
+    topics: Sequence[Topic],
+    names: Names,
+    settings: TopicSettings,
+    *,
+    longest_deadline: timedelta = timedelta(0),
+) -> list[Finding]:
+    """Compare the cluster with the table.
+
+    Args:
+        connection: Where.
+        topics: The topic table.
+        names: Physical names.
+        settings: Replication and limits.
+        longest_deadline: The longest that a request may live; topics must keep records longer.
+
+    Returns:
+        What differs, errors first; empty when all is well.
+
+    Raises:
+        BrokerUnavailableError: No answer.
+        NotPermittedError: A group is not allowed to us.
+    """
+    wanted = {names.topic(topic.name): topic for topic in topics}
+    async with admin_client(connection) as client:
+        listed = set(await client.list_topics()) & wanted.keys()
+        described = await client.describe_topics(sorted(listed)) if listed else []
+        configs = await _configs(client, sorted(listed))
+    found: list[Finding] = []
+    parts = {topic["topic"]: topic["partitions"] for topic in described}
+    for name, topic in wanted.items():
+        if name not in parts:
+            found.append(Finding(Severity.ERROR, name, "does not exist", f"run {_CREATE}"))
+            continue
+        found += _check_partitions(name, topic, parts[name], settings)
+        found += _check_config(name, topic, configs.get(name, {}), settings, longest_deadline)
+    found += await _check_offsets(connection, names, wanted, parts)
+    return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
+
+
+def _check_partitions(
+    name: str, topic: Topic, partitions: Sequence[Mapping[str, Any]], settings: TopicSettings
+) -> Iterator[Finding]:
+    if len(partitions) != topic.partitions:
+        yield Finding(
+            Severity.ERROR,
+            name,
+            f"has {len(partitions)} partitions, {topic.partitions} are configured",
+            "set topics.partitions to what the topic has; another number would send keys to other partitions, so take "
+            "a new topics.prefix for it",
+        )
+    replicas = min(len(part["replicas"]) for part in partitions)
+    if replicas < settings.replication:
+        yield Finding(
+            Severity.ERROR,
+            name,
+            f"has {replicas} replicas, {settings.replication} are configured",
+            "reassign its partitions (kafka-reassign-partitions.sh), or lower topics.replication",
+        )
+    dark = [part["partition"] for part in partitions if part["leader"] < 0]
+    if dark:
+        yield Finding(Severity.ERROR, name, f"has no leader for partitions {dark}", "start the brokers that hold them")
+    behind = [part["partition"] for part in partitions if len(part["isr"]) < len(part["replicas"])]
+    if behind and not dark:
+        yield Finding(Severity.WARNING, name, f"has replicas that lag, of partitions {behind}", "look at the brokers")
+
+
+def _check_config(
+    name: str, topic: Topic, config: Mapping[str, str], settings: TopicSettings, longest_deadline: timedelta
+) -> Iterator[Finding]:
+    expected = topic_config(topic, settings)
+
+    def differs(key: str, severity: Severity, why: str) -> Finding:
+        change = (
+            f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {key}={expected[key]}"
+        )
+        return Finding(severity, name, f"{key} is {config[key]}, {expected[key]} is configured: {why}", change)
+
+    policies = set(config.get("cleanup.policy", expected["cleanup.policy"]).split(","))
+    if policies != {expected["cleanup.policy"]}:
+        yield differs("cleanup.policy", Severity.ERROR, "records would be lost, or never go")
+    for key, why in (
+        ("min.insync.replicas", "an acknowledged record could be on fewer disks than asked for"),
+        ("max.message.bytes", "a record of the largest size would be refused on its way"),
+    ):
+        if _number(config, key, int(expected[key])) < int(expected[key]):
+            yield differs(key, Severity.ERROR, why)
+    stamped = config.get("message.timestamp.type")
+    if stamped is not None and stamped != expected.get("message.timestamp.type", stamped):
+        yield differs("message.timestamp.type", Severity.WARNING, "times of events are then what producers say")
+    if topic.retention is None or topic.cleanup is Cleanup.COMPACT:
+        return
+    kept_ms = _number(config, "retention.ms", int(expected["retention.ms"]))
+    if kept_ms == _FOREVER:
+        return
+    if timedelta(milliseconds=kept_ms) <= longest_deadline:
+        yield Finding(
+            Severity.ERROR,
+            name,
+            f"retention.ms is {kept_ms}, a request may live {longest_deadline // timedelta(milliseconds=1)} ms: "
+            "it could be deleted before it is answered",
+            "raise the retention (topics.retention), or lower max_deadline of the intake topics",
+        )
+    elif kept_ms < int(expected["retention.ms"]):
+        yield differs("retention.ms", Severity.WARNING, "records go sooner")
+
+
+async def _check_offsets(
+    connection: KafkaConnection,
+    names: Names,
+    wanted: Mapping[str, Topic],
+    parts: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> list[Finding]:
+    groups: dict[str, list[TP]] = {}
+    for name, topic in wanted.items():
+        for stage in topic.consumers:
+            groups.setdefault(names.group(stage), []).extend(
+                TP(name, part["partition"]) for part in parts.get(name, ())
+            )
+    found = []
+    for name, partitions in groups.items():
+        if not partitions:
+            continue
+        committed = await committed_offsets(connection, name, partitions)
+        lacking = sorted({tp.topic for tp, commit in committed.items() if commit is None})
+        if lacking:
+            found.append(
+                Finding(
+                    Severity.ERROR,
+                    name,
+                    f"has no committed offset on {', '.join(lacking)}",
+                    f"if it never ran, run {_CREATE}; if it did, its offsets expired: choose where it goes on "
+                    "(kafka-consumer-groups.sh --reset-offsets), since any choice repeats or skips requests",
+                )
+            )
+    return found
+
+
+async def _configs(client: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the broker says of each topic; a setting that it does not name is taken as it should be."""
+    if not topics:
+        return {}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]
+    found: dict[str, dict[str, str]] = {}
+    for answer in await client.describe_configs(resources):
+        for _, _, _, name, entries, *_ in answer.resources:
+            found[name] = {entry[0]: entry[1] for entry in entries if entry[1] is not None}
+    return found
+
+
+def _number(config: Mapping[str, str], key: str, default: int) -> int:
+    text = config.get(key, "")
+    return int(text) if text.removeprefix("-").isdigit() else default

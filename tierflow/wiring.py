@@ -1,0 +1,204 @@
+"""Puts agents together: which parts each needs, opened and closed in order. Nothing else knows all rooms."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any, Final
+
+from agents.guardrail.stage import GuardrailStage
+
+from agents.audit.archiver import Archiver
+from agents.audit.stage import AuditStage
+from agents.classifier.stage import ClassifierStage
+from agents.liveness import LiveTiers, keep_marked
+from agents.signals import Signals
+from agents.worker.providers import LocalProviders, unbound
+from agents.worker.stage import WorkerStage
+from registry.holder import SnapshotHolder
+from registry.snapshot import Snapshot
+from schemas.clock import SystemClock
+from schemas.codec import Codec
+from schemas.confluent import HttpSchemaRegistry, SchemaIds
+from schemas.errors import ConfigurationError
+from schemas.headers import AVRO, CONFLUENT
+from schemas.ids import uuid7
+from schemas.ports import StateStore
+from schemas.settings import CodecSettings, Settings
+from streams.effects import Stage
+from streams.operations import Operations
+from streams.receiver import Receiver
+from streams.runtime import Platform, find_platform, make_loop
+from streams.snapshot_log import KafkaSnapshotLog
+from streams.state import ValkeyState
+from streams.telemetry import Telemetry
+from streams.topics import REGISTRY
+
+log = logging.getLogger(__name__)
+
+AGENTS: Final = ("classifier", "worker", "guardrail", "audit", "archive")
+"""Kinds of agents that ``run_agent`` knows."""
+
+FIRST_SNAPSHOT: Final = timedelta(seconds=60)
+"""How long an agent waits for a first snapshot: enough for a catalogue to be published after agents started."""
+
+
+@asynccontextmanager
+async def open_codec(settings: CodecSettings) -> AsyncIterator[Codec]:
+    """The codec that settings ask for; with a schema registry all ids are known before the first record."""
+    if not settings.schema_registry_url:
+        codec = Codec(format=AVRO)
+        codec.prepare()
+        yield codec
+        return
+    password = settings.schema_registry_password.get_secret_value()
+    registry = HttpSchemaRegistry(
+        settings.schema_registry_url,
+        auth=(settings.schema_registry_user, password) if settings.schema_registry_user else None,
+    )
+    with SchemaIds(registry) as ids:
+        codec = Codec(format=CONFLUENT, ids=ids)
+        await asyncio.to_thread(codec.prepare)
+        yield codec
+
+
+@asynccontextmanager
+async def open_state(settings: Settings) -> AsyncIterator[StateStore]:
+    """The state store; its keys carry the installation's prefix."""
+    store = ValkeyState(settings.state, prefix=f"{settings.topics.prefix}tierflow:")
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def open_snapshots(platform: Platform, *, within: timedelta = FIRST_SNAPSHOT) -> AsyncIterator[SnapshotHolder]:
+    """The snapshot in force, followed in the background.
+
+    Raises:
+        RegistryBehindError: Nothing was published in time.
+    """
+    topic = platform.names.topic(REGISTRY)
+    async with KafkaSnapshotLog(platform.connection, topic=topic, kind=platform.capabilities.kind) as entries:
+        holder = await SnapshotHolder.open(entries, within=within)
+        log.info("snapshot %d (%s) rules", holder.current.number, holder.current.hash[:12])
+        async with _background(holder.watch(entries)):
+            yield holder
+
+
+@asynccontextmanager
+async def _background(work: Any) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def run_agent(
+    kind: str, settings: Settings, *, stop: asyncio.Event, tier: str | None = None, instance: str = "0"
+) -> None:
+    """Run one agent until ``stop`` is set, then drain it.
+
+    Args:
+        kind: One of ``AGENTS``.
+        settings: All settings.
+        stop: Set to drain.
+        tier: Of a worker.
+        instance: Name of this process among those of its kind (and tier), stable over restarts.
+
+    Raises:
+        TierflowError: What went wrong; see its exit code.
+    """
+    if kind not in AGENTS:
+        raise ConfigurationError(f"no agent {kind}: choose from {', '.join(AGENTS)}")
+    platform = await find_platform(settings)
+    async with AsyncExitStack() as parts:
+        codec = await parts.enter_async_context(open_codec(settings.codec))
+        if kind == "archive":
+            await Archiver(
+                connection=platform.connection,
+                kind=platform.capabilities.kind,
+                names=platform.names,
+                codec=codec,
+                settings=settings.archive,
+                clock=SystemClock(),
+            ).run(stop)
+            return
+        holder = await parts.enter_async_context(open_snapshots(platform))
+        stage = await _stage(kind, tier, platform, codec, holder, parts)
+        telemetry = Telemetry(settings.telemetry, stage.name, names=platform.names, instance=instance)
+        parts.push_async_callback(telemetry.shutdown)
+        loop = make_loop(
+            platform,
+            stage,
+            rules=lambda: holder.current,
+            clock=SystemClock(),
+            instance=instance,
+            telemetry=telemetry,
+        )
+        await loop.run(stop)
+        log.info("%s drained: %s", stage.name, loop.counters)
+
+
+async def _stage(
+    kind: str,
+    tier: str | None,
+    platform: Platform,
+    codec: Codec,
+    holder: SnapshotHolder,
+    parts: AsyncExitStack,
+) -> Stage[Snapshot]:
+    settings, catalogue = platform.settings, holder.current.catalogue
+    if kind == "guardrail":
+        return GuardrailStage(codec=codec)
+    if kind == "audit":
+        return AuditStage(codec, platform.names, [each.id for each in catalogue.tiers])
+    store = await parts.enter_async_context(open_state(settings))
+    await store.ping()
+    if kind == "worker":
+        return await _worker(tier, settings, codec, holder, store, parts)
+    live = LiveTiers(store, [each.id for each in catalogue.tiers], SystemClock())
+    await parts.enter_async_context(_background(live.keep_looking()))
+    return ClassifierStage(
+        codec=codec,
+        receiver=Receiver(store, settings.receiver.window),
+        signals=_signals(live),
+        intake=[each.topic for each in catalogue.intake],
+        names=platform.names,
+    )
+
+
+def _signals(live: LiveTiers) -> Callable[[], Signals]:
+    def now() -> Signals:
+        return Signals(live_tiers=live.live)
+
+    return now
+
+
+async def _worker(
+    tier: str | None,
+    settings: Settings,
+    codec: Codec,
+    holder: SnapshotHolder,
+    store: StateStore,
+    parts: AsyncExitStack,
+) -> WorkerStage:
+    snapshot = holder.current
+    known = [each.id for each in snapshot.catalogue.tiers]
+    if tier not in known:
+        raise ConfigurationError(f"a worker needs --tier, one of {', '.join(known)}; it was given {tier or 'none'}")
+    refs = {ref for plan in snapshot.catalogue.plans for step in plan.steps if step.tier == tier for ref in step.models}
+    for line in unbound([snapshot.model(ref) for ref in sorted(refs)], settings.worker):
+        log.warning("%s", line)
+    owner = f"{settings.kafka.client_id}-{tier}-{uuid7()}"
+    clock = SystemClock()
+    operations = Operations(
+        store, owner=owner, lease=settings.worker.lease, ttl=settings.worker.journal_ttl, clock=clock
+    )
+    await parts.enter_async_context(_background(keep_marked(store, tier)))
+    return WorkerStage(tier, codec, operations, LocalProviders(settings.worker), holder, settings.worker, clock, owner)
