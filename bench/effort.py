@@ -2,10 +2,12 @@
 
     python bench/effort.py --questions QUESTIONS.jsonl --sample 48
 
-Takes questions whose answers a program checks: one JSON object a line with ``id``, ``class``, ``prompt``, ``max_tokens`` and ``check``,
-and beside that file a ``check.py`` with ``score(question, answer) -> 0 or 1``. Starts its own server, one thread and one call at a time,
-so that the CPU seconds of a call are its own; goes question by question through all recipes, so that a run which ends
-early is still a fair comparison. Tokens of several samples are counted all; the server's own count is that of one.
+Takes questions whose answers a program checks: one JSON object a line with ``id``, ``class``, ``prompt``,
+``max_tokens`` and ``check``, and beside that file a ``check.py`` with ``score(question, answer) -> 0 or 1``. Starts its
+own server, one thread and one call at a time, so that the CPU seconds of a call are its own (several threads wait for
+each other by spinning, which on a busy machine costs more than the work itself). Goes question by question through all
+recipes, so that a run which ends early is still a fair comparison. Tokens of several samples are counted all; the
+server's own count is that of one.
 """
 
 import argparse
@@ -31,15 +33,17 @@ from agents.worker.local.weights import weights_named
 
 SAMPLES = 3
 BRIEF = "Answer briefly."
+CAREFUL = "You reason carefully before you answer."
 REASON = (
-    "First reason in two to four short sentences. Then, on a line of its own, write 'Final answer:' and the answer "
-    "in exactly the form asked for above."
+    "Let's think step by step, and write every step down. After that, end with a line that says 'Final answer:' and "
+    "the answer in the form asked for."
 )
 PROGRAM = (
-    "Do not answer in words. Write a short Python program that computes the answer: assignments of plain numbers and "
-    "arithmetic only, no functions, no loops, no input, no comments. Its last line is the value asked for."
+    "You write short Python programs that compute the answer to a question: plain numbers, assignments and arithmetic, "
+    "one step a line; no functions, no loops, no text. The last line is print(answer)."
 )
-REASON_TOKENS = 200  # room for the sentences, on top of the question's own limit
+FENCE = "```python\n"  # the answer is begun for the model: else it answers in words whatever the system message says
+REASON_TOKENS = 200  # room for the steps, on top of the question's own limit
 PROGRAM_TOKENS = 120
 
 Question = dict[str, Any]
@@ -78,13 +82,17 @@ class Bench:
     single: dict[str, Answer] = field(default_factory=dict)
 
     async def ask(
-        self, prompt: str, max_tokens: int, *, temperature: float = 0.0, n: int = 1
+        self, prompt: str, max_tokens: int, *, n: int = 1, system: str = BRIEF, begin: str = ""
     ) -> tuple[list[str], Answer]:
-        """All samples, and an answer that holds the first one and the cost of all."""
+        """All samples, and an answer that holds the first one and the cost of all. One sample is taken greedily."""
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+        if begin:
+            messages.append({"role": "assistant", "content": begin})
         body = {
-            "messages": [{"role": "system", "content": BRIEF}, {"role": "user", "content": prompt}],
+            "messages": messages,
+            "stop": ["\n```"] if begin else [],
             "max_tokens": max_tokens,
-            "temperature": temperature,
+            "temperature": 0.7 if n > 1 else 0.0,
             "top_p": 0.95,
             "seed": 1,
             "n": n,
@@ -138,23 +146,21 @@ async def reason(bench: Bench, question: Question, n: int = 1) -> Answer:
     texts, used = await bench.ask(
         f"{question['prompt']}\n\n{REASON}",
         question["max_tokens"] + REASON_TOKENS,
-        temperature=0.7 if n > 1 else 0.0,
         n=n,
+        system=CAREFUL,
     )
     return Answer(final(elected(question, texts))).after(used, "reason" if n == 1 else f"vote of {n}")
 
 
 async def vote(bench: Bench, question: Question) -> Answer:
     """(b) Three samples in one call (the prompt is processed once) and the answer that most of them gave."""
-    texts, used = await bench.ask(question["prompt"], question["max_tokens"], temperature=0.7, n=SAMPLES)
+    texts, used = await bench.ask(question["prompt"], question["max_tokens"], n=SAMPLES)
     return Answer(elected(question, texts)).after(used, f"vote of {SAMPLES}")
 
 
 async def program(bench: Bench, question: Question, n: int = 1) -> Answer:
     """(c) The model writes arithmetic, we compute it; where nothing computes, the single answer at both prices."""
-    texts, used = await bench.ask(
-        f"{question['prompt']}\n\n{PROGRAM}", PROGRAM_TOKENS, temperature=0.7 if n > 1 else 0.0, n=n
-    )
+    texts, used = await bench.ask(question["prompt"], PROGRAM_TOKENS, n=n, system=PROGRAM, begin=FENCE)
     values = [text_of(value) for text in texts if (value := value_in(text)) is not None]
     if not values:
         return (await single(bench, question)).after(used, "fallback")
@@ -173,13 +179,13 @@ async def reason_vote(bench: Bench, question: Question) -> Answer:
 
 
 async def example(bench: Bench, question: Question) -> Answer:
-    """Code is run on the example that the question itself gives; if that fails, three samples, the first that passes."""
+    """Code is run on the example that the question gives; if that fails, three samples, the first that passes."""
     shown = re.findall(r"^The call must pass: (assert .+)$", question["prompt"], re.MULTILINE)
     visible = {"check": {"type": "python_tests", "gold": shown, "setup": ""}}
     first = await single(bench, question)
     if await asyncio.to_thread(bench.score, visible, first.text):
         return Answer(first.text).after(first, "first passed")
-    texts, used = await bench.ask(question["prompt"], question["max_tokens"], temperature=0.7, n=SAMPLES)
+    texts, used = await bench.ask(question["prompt"], question["max_tokens"], n=SAMPLES)
     for text in texts:
         if await asyncio.to_thread(bench.score, visible, text):
             return Answer(text).after(used, "").after(first, "sample passed")
@@ -196,11 +202,11 @@ async def rule(_: Bench, question: Question) -> Answer:
 Recipe = Callable[[Bench, Question], Awaitable[Answer]]
 RECIPES: dict[str, tuple[Recipe, Callable[[Question], bool]]] = {
     "single": (single, lambda _: True),
-    "reason": (reason, lambda _: True),
+    "reason": (reason, lambda q: q["class"] in {"math", "reasoning", "qa"}),  # the others ask for no inference
     "vote": (vote, lambda _: True),
     "program": (program, lambda q: q["class"] == "math"),
     "program+vote": (program_vote, lambda q: q["class"] == "math"),
-    "reason+vote": (reason_vote, lambda q: q["class"] in {"math", "reasoning"}),
+    "reason+vote": (reason_vote, lambda q: q["class"] == "math"),
     "run example": (example, lambda q: "The call must pass: assert " in q["prompt"]),
     "rule": (rule, lambda q: q["class"] == "math"),
 }
@@ -214,7 +220,7 @@ def sample(questions: list[Question], size: int, seed: int) -> list[Question]:
     for question in shuffled:
         drawn[question["class"]].append(question)
     turns = [each for turn in zip(*(drawn[name] for name in sorted(drawn)), strict=False) for each in turn]
-    return turns[: size - size % len(drawn)]
+    return turns[: size - size % max(len(drawn), 1)]
 
 
 def checker(path: Path) -> Callable[[Question, str], int]:
@@ -228,13 +234,20 @@ def checker(path: Path) -> Callable[[Question, str], int]:
     return found
 
 
+def mean(rows: list[dict[str, Any]], key: str) -> float:
+    return float(sum(row[key] for row in rows) / len(rows))
+
+
+def price(rows: list[dict[str, Any]], parameters: int) -> float:
+    """Billions of parameters times tokens, of an answer."""
+    return parameters * (mean(rows, "prompt_tokens") + mean(rows, "completion_tokens")) / 1e9
+
+
 def table(rows: list[dict[str, Any]], parameters: int) -> None:
     """Prints each recipe beside the single answers to the same questions."""
     base = {row["id"]: row for row in rows if row["recipe"] == "single"}
-    print(
-        "| recipe | class | n | right | single | gained / lost | tokens in + out | CPU s | price | single's CPU s, price |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| recipe | class | n | right | single | gained / lost | tokens in + out | CPU s | price | single's |")
+    print("|" + " --- |" * 10)
     for name in RECIPES:
         mine = [row for row in rows if row["recipe"] == name]
         for group in ["all", *sorted({row["class"] for row in mine})]:
@@ -244,23 +257,18 @@ def table(rows: list[dict[str, Any]], parameters: int) -> None:
             same = [base[row["id"]] for row in part]
             gained = sum(row["right"] > was["right"] for row, was in zip(part, same, strict=True))
             lost = sum(row["right"] < was["right"] for row, was in zip(part, same, strict=True))
-
-            def mean(which: list[dict[str, Any]], key: str) -> float:
-                return float(sum(row[key] for row in which) / len(which))
-
-            def price(which: list[dict[str, Any]]) -> float:
-                return parameters * (mean(which, "prompt_tokens") + mean(which, "completion_tokens")) / 1e9
-
             print(
                 f"| {name} | {group} | {len(part)} | {mean(part, 'right'):.0%} | {mean(same, 'right'):.0%} "
                 f"| +{gained} / -{lost} | {mean(part, 'prompt_tokens'):.0f} + {mean(part, 'completion_tokens'):.0f} "
-                f"| {mean(part, 'cpu_s'):.2f} | {price(part):.0f} | {mean(same, 'cpu_s'):.2f}, {price(same):.0f} |"
+                f"| {mean(part, 'cpu_s'):.2f} | {price(part, parameters):.0f} "
+                f"| {mean(same, 'cpu_s'):.2f} s, {price(same, parameters):.0f} |"
             )
-    print("\nprice: billions of parameters times tokens, read and written; gained / lost: questions against single")
+    print("\nprice: billions of parameters times tokens, in and out. gained / lost: questions, against single.")
 
 
 async def run(given: argparse.Namespace) -> list[dict[str, Any]]:
     questions = [json.loads(line) for line in given.questions.read_text("utf-8").splitlines()]
+    questions = [question for question in questions if not given.classes or question["class"] in given.classes]
     score = checker(given.questions.with_name("check.py"))
     until = time.monotonic() + given.minutes * 60
     rows: list[dict[str, Any]] = []
@@ -271,7 +279,7 @@ async def run(given: argparse.Namespace) -> list[dict[str, Any]]:
     ):
         bench = Bench(client, server.pid, score)
         await bench.ask("Say yes.", 2)  # the first call of a server pays for pages that are read in
-        for number, question in enumerate(sample(questions, given.sample, given.seed)):
+        for number, question in enumerate(sample(questions, given.sample, given.seed)[given.skip :]):
             if time.monotonic() > until:
                 print(f"time is over after {number} questions", file=sys.stderr)
                 break
@@ -296,6 +304,11 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, required=True, help="JSON Lines; check.py lies beside it")
     parser.add_argument("--sample", type=int, default=48, help="questions, as many of each class")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--classes", nargs="*", help="only questions of these classes")
+    parser.add_argument(
+        "--skip", type=int, default=0, help="leave out that many of the sample: to share it between runs"
+    )
+    parser.add_argument("--join", type=Path, nargs="*", default=[], help="--out files of earlier runs, for the table")
     parser.add_argument("--model", default="qwen2.5-coder-1.5b", help="name of fetched weights")
     parser.add_argument("--threads", type=int, default=1, help="more are faster, but wait for each other in CPU time")
     parser.add_argument("--minutes", type=float, default=15, help="start no further question after that")
@@ -308,6 +321,8 @@ def main() -> None:
     rows = asyncio.run(run(given))
     if given.out:
         given.out.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    for earlier in given.join:
+        rows += [json.loads(line) for line in earlier.read_text("utf-8").splitlines()]
     table(rows, weights_named(given.model).parameters)
     print(f"{given.model}, {given.threads} thread(s), seed {given.seed}, {time.monotonic() - began:.0f} s")
 

@@ -1,7 +1,7 @@
 """What a model call costs with one HTTP client or another: POST JSON to a model double in a process of its own.
 
-``python -m bench.http_clients [--seconds 2] [--latency-ms 10]`` prints CPU milliseconds of this process a call and calls
-per second. The double's CPU is out; JSON (orjson) on both sides of the call is in, since each client has to do it.
+``python -m bench.http_clients [--seconds 2] [--latency-ms 10]`` prints CPU milliseconds of this process a call, and
+calls a second. The double's CPU is out; JSON (orjson) on both sides of the call is in, since each client has to do it.
 """
 
 import argparse
@@ -11,14 +11,19 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
 import httpx
 import orjson
 from httpx_aiohttp import AiohttpTransport
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
+
+from agents.worker.providers.http import Endpoint
+from schemas.settings import EndpointSettings
 
 Call = Callable[[bytes], Awaitable[bytes]]
 
@@ -87,10 +92,24 @@ async def aiohttp_session(stack: AsyncExitStack, url: str) -> Call:
     return call
 
 
+async def endpoint_of_ours(stack: AsyncExitStack, url: str) -> Call:
+    path = "/chat/completions"
+    settings = EndpointSettings(base_url=url.removesuffix(path), api_key=SecretStr("secret"))
+    endpoint = Endpoint("bench", settings)
+    stack.push_async_callback(endpoint.close)
+    within = timedelta(seconds=30)
+
+    async def call(body: bytes) -> bytes:
+        return (await endpoint.post(path, body, operation_key="operation-1", within=within)).body
+
+    return call
+
+
 CLIENTS = {
     "httpx, own transport": httpx_default,
     "httpx over httpx-aiohttp": httpx_over_aiohttp,
     "httpx's transport API only, over httpx-aiohttp": httpx_transport_only,
+    "the worker's endpoint (the same, with limits and errors)": endpoint_of_ours,
     "aiohttp": aiohttp_session,
 }
 
@@ -124,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.http_clients", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--latency-ms", type=float, default=10.0)
+    parser.add_argument("--only", default="", help="clients whose name contains this")
     given = parser.parse_args()
     double = subprocess.Popen(
         [sys.executable, "-m", "tests.doubles.model_server", "--latency-ms", str(given.latency_ms)],
@@ -132,14 +152,13 @@ def main() -> None:
         cwd=Path(__file__).parent.parent,
     )
     try:
-        assert double.stdout is not None
-        url = double.stdout.readline().strip() + "/chat/completions"
+        url = (double.stdout.readline() if double.stdout else "").strip() + "/chat/completions"
         levels = (32, 256, 1000)
         table = Table(title=f"CPU ms a call (calls/s), model answers after {given.latency_ms:g} ms")
         table.add_column("client")
         for level in levels:
             table.add_column(f"{level} at once", justify="right")
-        for name in CLIENTS:
+        for name in (name for name in CLIENTS if given.only in name):
             cells = [asyncio.run(measure(name, url, level, given.seconds)) for level in levels]
             table.add_row(name, *(f"{cpu:.3f} ({rate:,.0f})" for cpu, rate in cells))
         Console().print(table)

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from typing import Final
 
-from registry.patterns import compile_rule
+from registry.patterns import MAX_TERM_CHARS, compile_rule
 from registry.places import Path, Places, name_of, names_only
 from registry.problems import Problem, Severity
 from registry.validate_models import model_problems, parameter_problems
@@ -33,7 +34,10 @@ def validate(
         retention: How long intake and tier topics keep records; without it, deadlines are not compared with it.
         absent: By section, names of elements that exist but could not be read: referring to them is right.
     """
-    return _Checks(catalogue, places or names_only(catalogue), retention, absent or {}).run()
+    named = names_only(catalogue)  # of defaults, too, which are written nowhere
+    if places is not None:
+        named = replace(places, names=named.names | places.names)
+    return _Checks(catalogue, named, retention, absent or {}).run()
 
 
 class _Checks:
@@ -164,15 +168,11 @@ class _Checks:
     def _pattern(self, plan: Plan, path: Path) -> None:
         steps: Sequence[StepSpec] = plan.steps
         if plan.pattern is Pattern.ROUTER and len(steps) > 1:
-            self._error(
-                (*path, "pattern"), f"a router plan has one step, not {len(steps)}: cascade goes on to the next"
-            )
+            self._error((*path, "pattern"), f"a router plan has one step, not {len(steps)}; a cascade goes on")
         if plan.pattern is Pattern.ENSEMBLE:
             for index, step in enumerate(steps):
                 if len(step.models) < 2 and not _above_one(step.parameters.get("samples")):
-                    self._warn(
-                        (*path, "steps", index), "an ensemble of one: give several models, or parameters.samples"
-                    )
+                    self._warn((*path, "steps", index), "an ensemble of one: give more models, or parameters.samples")
         if plan.pattern is not Pattern.CASCADE:
             return
         for index, (before, step) in enumerate(pairwise(steps), 1):
@@ -228,8 +228,7 @@ class _Checks:
             if not deny.terms:
                 self._error((*path, "terms"), "must not be empty")
             for n, term in enumerate(deny.terms):
-                if not term.strip():
-                    self._error((*path, "terms", n), "an empty term would deny everything")
+                self._term(term, (*path, "terms", n))
             if not deny.applies_to:
                 self._warn((*path, "applies_to"), "is empty, so the list has no effect")
         for index, rule in enumerate(policies.rules):
@@ -243,6 +242,12 @@ class _Checks:
         names = {*self._models, *self._ranks, *self._absent.get("models", ()), *self._absent.get("tiers", ())}
         for name in sorted(policies.kill_switch - names):
             self._warn(("policies", "kill_switch"), f"{name} is no model and no tier here")
+
+    def _term(self, term: str, path: Path) -> None:
+        if not term.strip():
+            self._error(path, "an empty term would deny everything")
+        if len(term) > MAX_TERM_CHARS:
+            self._error(path, f"has {len(term)} characters; at most {MAX_TERM_CHARS} are allowed")
 
     def _tenants_and_intake(self) -> None:
         for index, tenant in enumerate(self._all.tenants):

@@ -88,8 +88,6 @@ class DirectoryBlobs:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if path.is_file() and path.stat().st_size == len(content):
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:

@@ -42,10 +42,12 @@ class Decision:
     """Tier of the first step."""
     model: str
     """model@version of the first step."""
+    candidate_plan: tuple[str, ...] = ()
+    """Plan of each candidate."""
     candidate_tier: tuple[str, ...]
-    """Tier of each candidate."""
+    """Tier of each candidate's first step."""
     candidate_model: tuple[str, ...]
-    """model@version of each candidate."""
+    """model@version of each candidate's first step."""
     candidate_quality: tuple[float, ...]
     """Expected quality, 0 to 1."""
     candidate_cost_micros: tuple[int, ...]

@@ -136,6 +136,8 @@ def _take_prompt(body: dict[str, Any], renamed: dict[Path, str]) -> None:
     prompt = body.pop("prompt")
     if not isinstance(prompt, str):
         raise _wrong("prompt", f"must be text, this is {_kind(prompt)}")
+    if not prompt.strip():
+        raise _wrong("prompt", "is empty")
     body["messages"] = [{"role": "user", "parts": [{"kind": "text", "text": prompt}]}]
     renamed["messages",] = "prompt"
 
@@ -148,6 +150,8 @@ def _take_message(message: dict[str, Any], path: str, renamed: dict[Path, str]) 
         position = int(path.rpartition(".")[2])
         renamed["messages", position, "parts"] = f"{path}.content"
         if isinstance(content, str):
+            if not content.strip():
+                raise _wrong(f"{path}.content", "is empty")
             message["parts"] = [{"kind": "text", "text": content}]
         elif isinstance(content, list):
             message["parts"] = [
@@ -199,7 +203,10 @@ def _part(part: object, path: str, place: Path, renamed: dict[Path, str]) -> obj
 
 
 def _openai_text(part: Mapping[str, Any], path: str) -> tuple[dict[str, Any], frozenset[str]]:
-    return {"kind": "text", "text": _string(part, "text", path)}, frozenset({"type", "text"})
+    text = _string(part, "text", path)
+    if not text.strip():
+        raise _wrong(f"{path}.text", "is empty")
+    return {"kind": "text", "text": text}, frozenset({"type", "text"})
 
 
 def _openai_image(part: Mapping[str, Any], path: str) -> tuple[dict[str, Any], frozenset[str]]:
@@ -208,6 +215,8 @@ def _openai_image(part: Mapping[str, Any], path: str) -> tuple[dict[str, Any], f
     made = {"kind": "image", **_located(_string(part, "url", path), f"{path}.url")}
     if "sha256" in part:
         made["sha256"] = part["sha256"]
+    elif "dataref" in made:
+        raise _wrong(f"{path}.sha256", "is missing; content that is not inline needs its hash")
     return made, frozenset({"url", "detail", "sha256"})
 
 

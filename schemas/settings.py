@@ -4,6 +4,7 @@ Durations are ISO 8601 (``PT2.5S``) or seconds in files and variables, ``timedel
 printed. ``load_settings`` reads the tree; ``Settings()`` by itself knows no file.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -41,6 +42,16 @@ def _seconds(value: object) -> object:
         return timedelta(seconds=float(value))
     except (ValueError, OverflowError):
         return value
+
+
+def _mapping(value: object) -> object:
+    """Text is JSON: pydantic-settings reads that itself, but not below a mapping of sections."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("must be a JSON object") from None  # without the text: it holds secrets
 
 
 Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
@@ -143,7 +154,7 @@ class EndpointSettings(Section):
     base_url: str
     """Up to and including the version, such as http://127.0.0.1:11434/v1."""
     api_key: SecretStr = SecretStr("")
-    headers: Mapping[str, SecretStr] = Field(default_factory=dict)
+    headers: Annotated[Mapping[str, SecretStr], BeforeValidator(_mapping)] = Field(default_factory=dict)
     cpu_pid: int | None = None
     """Process id of a local server, to account its CPU time."""
     max_connections: int = Field(default=1024, gt=0)

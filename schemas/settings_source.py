@@ -85,6 +85,8 @@ def _line(path: Sequence[str | int], kind: str, message: str, from_file: Mapping
     said = message.removeprefix("Value error, ").replace("Input should", "must")
     if kind == "extra_forbidden":
         said = "there is no such setting"
+    elif "timedelta" in said and kind == "greater_than_equal":
+        said = "must not be negative"
     elif kind.startswith("time_delta"):
         said = "must be a duration: seconds, such as 2.5, or ISO 8601, such as PT2.5S"
     origin = _origin(path, from_file, file)

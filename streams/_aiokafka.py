@@ -1,4 +1,4 @@
-"""All that this project knows about the insides of aiokafka, in one place.
+"""What this project needs of aiokafka's insides to speak to a broker; nothing outside ``_aiokafka*.py`` knows them.
 
 aiokafka speaks the transaction protocol of 2017, in which a stale worker's commit is accepted. What is missing for
 KIP-447 is added here on top of its client (connections, metadata, SASL, TLS) and its protocol classes: requests go out
@@ -10,22 +10,17 @@ one by one, answers come back as plain codes, and who calls decides what follows
 import asyncio
 import contextlib
 import logging
-import ssl
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
-    ConsumerStoppedError,
-    IllegalSaslStateError,
+    CoordinatorNotAvailableError,
+    GroupAuthorizationFailedError,
     IncompatibleBrokerVersion,
-    KafkaConnectionError,
     KafkaError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
+    TransactionalIdAuthorizationFailed,
 )
 from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetCommitRequest
@@ -40,13 +35,11 @@ from aiokafka.protocol.transaction import (
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams._aiokafka_messages import (
-    API_VERSIONS,
-    ApiVersionsRequest,
     OffsetFetchRequest,
     ProduceRequest,
     TxnOffsetCommitRequest,
-    feature_levels,
 )
+from streams.errors import NotPermittedError
 from streams.records import TP, OffsetCommit, OutRecord
 
 GROUP = CoordinationType.GROUP
@@ -57,15 +50,13 @@ _NO_PRODUCER = (-1, -1)
 _NO_SEQUENCE = -1
 _METADATA_TRIES = 10  # with 100 ms between: a topic that was just made is known everywhere within a second
 _METADATA_PAUSE_S = 0.1
+_COORDINATOR_TRIES = 60  # times the pause: 6 s
+_COORDINATOR_PAUSE_S = 0.1
 _CODECS = {None: 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 
 
 class LinkError(Exception):
     """No usable answer: whether the broker got the request is not known."""
-
-
-class AuthenticationError(Exception):
-    """The broker refused the credentials, or TLS did."""
 
 
 class Membership(NamedTuple):
@@ -209,14 +200,22 @@ class Wire:
         for _ in range(_METADATA_TRIES):
             if found is not None:
                 return len(found)
-            # Not awaiting what add_topic returns: it is done at once for a topic that was asked for before.
-            self._client.add_topic(topic)
-            if not await self.refresh():
-                raise LinkError("no broker answered a metadata request")
-            found = cluster.partitions_for_topic(topic)
+            # The client's own question would make a missing topic, where brokers do that: ask in a way that does not.
+            if await self._exists(topic):
+                self._client.add_topic(topic)  # not awaited: it is done at once for a topic that was added before
+                if not await self.refresh():
+                    raise LinkError("no broker answered a metadata request")
+                found = cluster.partitions_for_topic(topic)
             if found is None:
                 await asyncio.sleep(_METADATA_PAUSE_S)
         return 0
+
+    async def _exists(self, topic: str) -> bool:
+        node = self.any_node()
+        if node is None:
+            raise LinkError("no broker is known")
+        answer = await self.call(node, MetadataRequest([topic], allow_auto_topic_creation=False))
+        return any(code == 0 and name == topic for code, name, *_ in answer.topics)
 
     def leader(self, tp: TP) -> int | None:
         """Node id of a partition's leader, if one is known."""
@@ -232,17 +231,26 @@ class Wire:
         """Node id of the coordinator of a group or transactional id; remembered until forgotten.
 
         Raises:
-            LinkError: It can't be named now.
+            LinkError: It can't be named within a few seconds.
+            NotPermittedError: The group or id is not allowed to us.
         """
         known = self._coordinators.get((kind, key))
         if known is not None:
             return known
-        try:
-            node: int = await self._client.coordinator_lookup(kind, key)
-        except (KafkaError, AssertionError) as error:
-            raise LinkError(f"no coordinator for {key}: {error!r}") from error
-        self._coordinators[kind, key] = node
-        return node
+        for _ in range(_COORDINATOR_TRIES):
+            try:
+                node: int = await self._client.coordinator_lookup(kind, key)
+            except (GroupAuthorizationFailedError, TransactionalIdAuthorizationFailed) as error:
+                raise NotPermittedError(f"{key}: {error}") from error
+            except CoordinatorNotAvailableError as error:  # a new cluster makes the coordinators' log first
+                problem = repr(error)
+                await asyncio.sleep(_COORDINATOR_PAUSE_S)
+            except (KafkaError, AssertionError) as error:
+                raise LinkError(f"no coordinator for {key}: {error!r}") from error
+            else:
+                self._coordinators[kind, key] = node
+                return node
+        raise LinkError(f"no coordinator for {key}: {problem}")
 
     def forget_coordinator(self, kind: int, key: str) -> None:
         """Look the coordinator up again next time."""
@@ -340,117 +348,6 @@ class Wire:
                     number, offset, metadata, code = row
                 found[TP(topic, number)] = (code, None if offset < 0 else OffsetCommit(offset, metadata or ""))
         return getattr(answer, "error_code", 0), found
-
-
-class Greeting(NamedTuple):
-    """What a broker says of itself.
-
-    Attributes:
-        versions: Lowest and highest version of each request it speaks, by API key.
-        features: Levels of its features; empty before Kafka 2.7 and at brokers without any.
-        cluster_id: Name of the cluster, often random.
-        brokers: How many there are.
-    """
-
-    versions: Mapping[int, tuple[int, int]]
-    features: Mapping[str, int]
-    cluster_id: str
-    brokers: int
-
-
-async def greet(arguments: Mapping[str, Any]) -> Greeting:
-    """Ask the first broker that answers who it is, over a connection made for this.
-
-    Raises:
-        LinkError: None answered; says why for each address.
-        AuthenticationError: One answered and refused the credentials, or TLS failed.
-    """
-    problems: list[str] = []
-    options = {name: value for name, value in arguments.items() if name != "bootstrap_servers"}
-    for host, port, _ in collect_hosts(arguments["bootstrap_servers"], randomize=False):
-        try:
-            return await _greet_one(host, port, options)
-        except (ssl.SSLError, SaslAuthenticationFailed, UnsupportedSaslMechanismError, IllegalSaslStateError) as error:
-            raise AuthenticationError(f"{host}:{port}: {error}") from error
-        except TimeoutError:
-            problems.append(f"{host}:{port}: no answer; does the port expect TLS or SASL?")
-        except KafkaConnectionError as error:
-            problems.append(f"{host}:{port}: {error}; does the port expect TLS or SASL?")
-        except (OSError, KafkaError) as error:
-            problems.append(f"{host}:{port}: {error}")
-    raise LinkError("; ".join(problems))
-
-
-async def _greet_one(host: str, port: int, options: Mapping[str, Any]) -> Greeting:
-    connection = await create_conn(host, port, **options)
-    try:
-        versions = dict(connection._versions)  # noqa: SLF001 - this module's job
-        features: Mapping[str, int] = {}
-        if versions.get(API_VERSIONS, (0, 0))[1] >= 3:
-            features = feature_levels(await connection.send(ApiVersionsRequest()))
-        metadata = await connection.send(MetadataRequest([]))
-        return Greeting(versions, features, getattr(metadata, "cluster_id", None) or "", len(metadata.brokers))
-    finally:
-        await connection.close()
-
-
-def wire_of(consumer: AIOKafkaConsumer) -> Wire:
-    """A wire that shares the consumer's connections."""
-    return Wire(client=consumer._client)  # noqa: SLF001 - this module's job
-
-
-def membership_of(consumer: AIOKafkaConsumer) -> Membership:
-    """The consumer's present membership.
-
-    Take it when partitions are assigned and keep it: the library changes generation and member id as soon as it has
-    joined again, while work of the old assignment may still be on its way to a commit.
-    """
-    coordinator = consumer._coordinator  # noqa: SLF001 - this module's job
-    return Membership(
-        coordinator.group_id,
-        coordinator.generation,
-        coordinator.member_id,
-        coordinator._group_instance_id,  # noqa: SLF001 - this module's job
-    )
-
-
-def has_lost_membership(consumer: AIOKafkaConsumer) -> bool:
-    """Whether the group has already put this member out, so that nothing of it can be committed any more."""
-    generation: int = consumer._coordinator.generation  # noqa: SLF001 - this module's job
-    return bool(generation == OffsetCommitRequest.DEFAULT_GENERATION_ID)
-
-
-def is_rebalancing(consumer: AIOKafkaConsumer) -> bool:
-    """Whether polling would wait, without any limit, for the next assignment."""
-    return bool(consumer._subscription.reassignment_in_progress)  # noqa: SLF001 - this module's job
-
-
-def positions_of(consumer: AIOKafkaConsumer, tps: Iterable[TP]) -> dict[TP, int]:
-    """The next offset to read, behind records that were returned and whatever holds none, such as markers."""
-    assignment = consumer._subscription.subscription.assignment  # noqa: SLF001 - this module's job
-    states = ((tp, assignment.state_value(tp)) for tp in tps) if assignment is not None else ()
-    return {tp: state.position for tp, state in states if state is not None and state.has_valid_position}
-
-
-def background_failure(consumer: AIOKafkaConsumer) -> BaseException | None:
-    """Why a background task of the consumer ended, if one did. Without fetching, polls would stay empty for ever."""
-    for task in (consumer._fetcher._fetch_task, consumer._coordinator._coordination_task):  # noqa: SLF001 - this module's job
-        if task.done():
-            if task.cancelled():
-                return asyncio.CancelledError()
-            error: BaseException | None = task.exception()
-            return error or RuntimeError("a background task of the consumer ended")
-    return None
-
-
-def release_polls(consumer: AIOKafkaConsumer) -> None:
-    """End polls that wait for an assignment which will not come, since the consumer is to be stopped."""
-    consumer._subscription.abort_waiters(ConsumerStoppedError())  # noqa: SLF001 - this module's job
-
-
-def set_fetch_wait(consumer: AIOKafkaConsumer, wait_ms: int) -> None:
-    """Change how long the broker may hold the next fetches."""
-    consumer._fetcher._fetch_max_wait_ms = wait_ms  # noqa: SLF001 - this module's job
 
 
 def mute_payload_logs() -> None:

@@ -6,22 +6,20 @@ are made, and only where a group has none.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
 
 from schemas.errors import ConfigurationError
 from schemas.settings import TopicSettings
 from streams._codes import NOT_PERMITTED, Code, describe
+from streams.clients import admin_client, described, reader
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, NotPermittedError, OffsetsLostError
 from streams.offsets import commit_initial_offsets, committed_offsets
-from streams.reading import reader
 from streams.records import TP, OffsetCommit
 from streams.topics import DEAD_LETTERS, PROVENANCE, Cleanup, Names, Topic
 
@@ -64,23 +62,6 @@ def topic_config(topic: Topic, settings: TopicSettings) -> dict[str, str]:
     if topic.name == PROVENANCE:
         config["message.timestamp.type"] = "LogAppendTime"  # when it was recorded, said by the broker
     return config
-
-
-@asynccontextmanager
-async def admin_client(connection: KafkaConnection) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A started admin client.
-
-    Raises:
-        BrokerUnavailableError: No answer.
-    """
-    client = AIOKafkaAdminClient(**connection.client_arguments("admin"))
-    try:
-        await client.start()
-        yield client
-    except (KafkaError, TimeoutError) as error:
-        raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error!r}") from error
-    finally:
-        await client.close()
 
 
 async def create_topics(
@@ -160,12 +141,9 @@ async def _wait_for_leaders(client: AIOKafkaAdminClient, names: Iterable[str]) -
     stop = loop.time() + _KNOWN_WITHIN_S
     wanted = set(names)
     while True:
-        # Only what is listed is described: a broker may make a topic that is asked for by name.
-        listed = wanted & set(await client.list_topics())
-        described = await client.describe_topics(sorted(listed)) if listed else []
         ready = {
-            topic["topic"]: [TP(topic["topic"], part["partition"]) for part in topic["partitions"]]
-            for topic in described
+            name: [TP(name, part["partition"]) for part in topic["partitions"]]
+            for name, topic in (await described(client, wanted)).items()
             if topic["partitions"] and all(part["leader"] >= 0 for part in topic["partitions"])
         }
         if ready.keys() == wanted:

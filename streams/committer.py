@@ -72,6 +72,7 @@ class Committer:
         names: Physical topic names.
         clock: Wall clock.
         counters: What the loop did.
+        max_bytes: Largest record that dead-letter topics take.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Committer:
         names: Names,
         clock: Clock,
         counters: Counters,
+        max_bytes: int,
     ) -> None:
         self._stage = stage
         self._group = group
@@ -91,6 +93,7 @@ class Committer:
         self._source = source
         self._clock = clock
         self._counters = counters
+        self._max_bytes = max_bytes
         self._stamper = Stamper(names, sink.mode)
         self._dead_letters = names.topic(dead_letter_topic(stage.split("-", 1)[0]))
 

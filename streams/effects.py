@@ -5,7 +5,7 @@ with the record's offset, or not at all.
 """
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
@@ -147,6 +147,4 @@ class Counters:
     dead_lettered: int = 0
     commits: int = 0
     resets: int = 0
-    duplicates: int = 0
     handler_errors: int = 0
-    by_partition: dict[str, int] = field(default_factory=dict)

@@ -13,8 +13,9 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from schemas.errors import (
     BrokerUnavailableError,
@@ -26,7 +27,7 @@ from schemas.errors import (
     TierflowError,
 )
 from schemas.ports import Clock
-from schemas.settings import LoopSettings
+from schemas.settings import LoopSettings, TopicSettings
 from streams.committer import Committer, Sink, mark
 from streams.effects import Counters, Effects, Stage, View
 from streams.errors import FencedError, MetadataTooLargeError
@@ -36,6 +37,9 @@ from streams.records import TP, InRecord, OffsetCommit
 from streams.source import Listener
 from streams.telemetry import Telemetry
 from streams.topics import Names
+
+if TYPE_CHECKING:
+    from streams.tracing import Hop
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +62,7 @@ TURN = 64
 """Synchronous handlers give the event loop (heartbeats, fetches) a turn after so many records."""
 
 
-_NO_SPAN: AbstractContextManager[object] = nullcontext()
+_NO_SPAN: "AbstractContextManager[Hop | None]" = nullcontext()
 
 WAIT = Effects(done=False)
 """Nothing follows yet; the record is offered again."""
@@ -111,6 +115,7 @@ class Loop(Generic[R]):
         settings: Bounds and times.
         clock: Wall and monotonic clock.
         telemetry: Spans and metrics for operators; none when left out.
+        max_bytes: Largest record that dead-letter topics take.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class Loop(Generic[R]):
         settings: LoopSettings,
         clock: Clock,
         telemetry: Telemetry | None = None,
+        max_bytes: int = TopicSettings().max_message_bytes,
     ) -> None:
         self.counters = Counters()
         self._stage = stage
@@ -145,6 +151,7 @@ class Loop(Generic[R]):
             names=names,
             clock=clock,
             counters=self.counters,
+            max_bytes=max_bytes,
         )
         self._pace = Pace(settings.linger)
         self._partitions: dict[TP, Partition] = {}
@@ -419,7 +426,7 @@ class Loop(Generic[R]):
 
     def _decide(self, work: Work, view: View[R]) -> Effects:
         try:
-            with self._span(work):
+            with self._span(work) as hop:
                 effects = self._stage.handle(work.record, view)
         except StateStoreError as error:
             log.warning("%s waits for the state store: %s", self._stage.name, error)
@@ -428,7 +435,7 @@ class Loop(Generic[R]):
             return self._give_up(work, view, error)
         if isinstance(effects, Awaitable):
             raise TierflowError(f"stage {self._stage.name} says it is synchronous and returned an awaitable")
-        return effects
+        return effects if hop is None else _following(effects, hop)
 
     def _offer_again(self, work: Work) -> None:
         if work.partition.alive:
@@ -461,7 +468,7 @@ class Loop(Generic[R]):
         while True:
             view = View(self._clock.now_ms(), self._rules(), self._sink.mode, work.prepared)
             try:
-                with self._span(work):
+                with self._span(work) as hop:
                     pending = self._stage.handle(work.record, view)
                     effects = await pending if isinstance(pending, Awaitable) else pending
             except StateStoreError as error:
@@ -470,12 +477,12 @@ class Loop(Generic[R]):
                 return self._give_up(work, view, error)
             else:
                 if effects.done:
-                    return effects
+                    return effects if hop is None else _following(effects, hop)
             if not work.partition.alive or self._draining:
                 return None
             await asyncio.sleep(self._settings.back_off.total_seconds())
 
-    def _span(self, work: Work) -> AbstractContextManager[object]:
+    def _span(self, work: Work) -> "AbstractContextManager[Hop | None]":
         hop = None if self._telemetry is None else self._telemetry.hop(work.record)
         return _NO_SPAN if hop is None else hop
 
@@ -533,6 +540,10 @@ class Loop(Generic[R]):
             return False
         if refused is None:
             self._pace.note(len(batch), self._clock.monotonic())
+            if self._telemetry is not None:
+                now_ms = self._clock.now_ms()
+                for done in batch:
+                    self._telemetry.record_age((now_ms - done.record.timestamp_ms) / 1000)
             return True
         work = batch[refused.index]
         view = View(self._clock.now_ms(), self._rules(), self._sink.mode, work.prepared)
@@ -542,6 +553,12 @@ class Loop(Generic[R]):
         await asyncio.sleep(self._settings.back_off.total_seconds() if work.refused else 0)
         work.refused = True
         return False
+
+
+def _following(effects: Effects, hop: "Hop") -> Effects:
+    """Effects whose records carry the span that they follow from."""
+    outputs = [replace(emit, headers=hop.child_headers(emit.headers)) for emit in effects.outputs]
+    return replace(effects, outputs=outputs)
 
 
 def _key(record: InRecord) -> bytes | int:

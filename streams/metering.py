@@ -34,7 +34,6 @@ COUNTERS: Final = (
     ("emitted", semconv.MESSAGING_CLIENT_SENT_MESSAGES, "{message}", "Records made visible."),
     ("committed", semconv.TIERFLOW_COMMITTED, "{message}", "Records whose offsets are committed."),
     ("dead_lettered", semconv.TIERFLOW_DEAD_LETTERS, "{message}", "Records given up."),
-    ("duplicates", semconv.TIERFLOW_DUPLICATES, "{message}", "Records that came a second time."),
     ("commits", semconv.TIERFLOW_COMMITS, "{commit}", "Commits."),
     ("resets", semconv.TIERFLOW_RESETS, "{reset}", "Times that work was thrown away and done again."),
     ("handler_errors", semconv.TIERFLOW_HANDLER_ERRORS, "{error}", "Records that a handler failed on."),
@@ -70,13 +69,16 @@ class _WithHistograms(MetricExporter):
         self._started = time.time_ns()
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Export, with the histograms in the first scope."""
+        """Export, with the histograms among our scope's metrics."""
         histograms = [self._metric(shape) for shape in self._shapes if sum(shape.buckets.counts)]
         resources = list(metrics_data.resource_metrics)
         if histograms and resources:
             first = resources[0]
-            scope = ScopeMetrics(InstrumentationScope(_SCOPE), histograms, schema_url="")
-            resources[0] = ResourceMetrics(first.resource, [*first.scope_metrics, scope], first.schema_url)
+            # Into the scope that is there: the OTLP encoder keeps only one of two with the same name.
+            scopes = [scope for scope in first.scope_metrics if scope.scope.name != _SCOPE]
+            ours = [metric for scope in first.scope_metrics if scope.scope.name == _SCOPE for metric in scope.metrics]
+            scopes.append(ScopeMetrics(InstrumentationScope(_SCOPE), [*ours, *histograms], schema_url=""))
+            resources[0] = ResourceMetrics(first.resource, scopes, first.schema_url)
         return self._inner.export(MetricsData(resources), timeout_millis, **kwargs)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:

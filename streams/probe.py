@@ -11,7 +11,8 @@ from datetime import timedelta
 from typing import Final
 
 from schemas.delivery import DeliveryMode
-from streams._aiokafka import TRANSACTION, AuthenticationError, Greeting, LinkError, ProducerId, Wire, greet
+from streams._aiokafka import TRANSACTION, LinkError, ProducerId, Wire
+from streams._aiokafka_greeting import AuthenticationError, Greeting, greet
 from streams._codes import COORDINATOR_MOVED, FENCED, NOT_PERMITTED, WAIT, Code, describe
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, NotPermittedError

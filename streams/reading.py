@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from aiokafka.errors import KafkaError
 
+from streams.clients import partitions_of, reader
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, TopicMissingError
 from streams.records import TP, InRecord
@@ -18,44 +17,6 @@ QUIET: Final = timedelta(milliseconds=300)
 PATIENCE: Final = timedelta(seconds=20)
 """How long a read may make no progress before the end that the broker named."""
 _BATCH: Final = 500
-
-
-@asynccontextmanager
-async def reader(
-    connection: KafkaConnection, kind: BrokerKind = BrokerKind.UNKNOWN, *, committed: bool = True
-) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer without a group.
-
-    Args:
-        connection: Where.
-        kind: What answers.
-        committed: Stop at open transactions and leave out aborted ones.
-
-    Raises:
-        BrokerUnavailableError: No answer.
-    """
-    arguments = connection.consumer_arguments(None, kind) | {"auto_offset_reset": "earliest"}
-    if not committed:
-        arguments["isolation_level"] = "read_uncommitted"
-    consumer = AIOKafkaConsumer(**arguments)
-    try:
-        await consumer.start()
-        yield consumer
-    except KafkaError as error:
-        raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error!r}") from error
-    finally:
-        await consumer.stop()
-
-
-async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[TP]:
-    """The partitions of a topic, in order.
-
-    Raises:
-        TopicMissingError: There is no such topic. (Asking for one by name may create it, so all are asked for.)
-    """
-    if topic not in await consumer.topics():
-        raise TopicMissingError(f"topic {topic} does not exist: create it, or correct the name or prefix")
-    return [TP(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
 
 
 async def read_newest(connection: KafkaConnection, topic: str, limit: int, kind: BrokerKind) -> list[InRecord]:
@@ -71,8 +32,8 @@ async def read_newest(connection: KafkaConnection, topic: str, limit: int, kind:
         TopicMissingError: There is no such topic.
         BrokerUnavailableError: No answer, or none any more before the end.
     """
+    partitions = await _partitions(connection, topic)
     async with reader(connection, kind) as consumer:
-        partitions = await partitions_of(consumer, topic)
         starts = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         consumer.assign(partitions)
@@ -95,10 +56,10 @@ async def read_one(
         TopicMissingError: There is no such topic or partition.
         BrokerUnavailableError: No answer.
     """
+    tp = TP(topic, partition)
+    if tp not in await _partitions(connection, topic):
+        raise TopicMissingError(f"topic {topic} has no partition {partition}")
     async with reader(connection, kind) as consumer:
-        tp = TP(topic, partition)
-        if tp not in await partitions_of(consumer, topic):
-            raise TopicMissingError(f"topic {topic} has no partition {partition}")
         start = (await consumer.beginning_offsets([tp]))[tp]
         if offset < start:
             return None
@@ -109,6 +70,13 @@ async def read_one(
             for record in records:
                 return record if record.offset == offset else None
         return None
+
+
+async def _partitions(connection: KafkaConnection, topic: str) -> list[TP]:
+    found = await partitions_of(connection, [topic])
+    if topic not in found:
+        raise TopicMissingError(f"topic {topic} does not exist: create it, or correct the name or prefix")
+    return found[topic]
 
 
 async def _to_end(consumer: AIOKafkaConsumer, ends: dict[TP, int]) -> AsyncIterator[Sequence[InRecord]]:

@@ -103,6 +103,7 @@ def make_loop(
         settings=platform.settings.loop,
         clock=clock,
         telemetry=telemetry,
+        max_bytes=platform.connection.max_message_bytes,
     )
 
 

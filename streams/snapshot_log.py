@@ -33,9 +33,9 @@ from streams.errors import (
 )
 from streams.records import TP
 
-FETCH_WAIT: Final = timedelta(seconds=1)
-"""Longest wait of a fetch at the broker. Kafka ends it when something is written; the embedded broker does not, and then
-this bounds how late a snapshot is noticed, while a shorter one would cost CPU all day for news that come once in it."""
+FETCH_WAIT: Final = timedelta(milliseconds=500)
+"""Longest wait of a fetch at the broker. Kafka ends it when something is written. The embedded broker does not; then
+a snapshot is noticed up to half of this late. Shorter would cost CPU all day for news that come once in it."""
 _STEP: Final = timedelta(milliseconds=500)
 _NOT_PERMITTED: Final = (AuthenticationFailedError, ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
 
@@ -76,6 +76,7 @@ class KafkaSnapshotLog:
         self._producer: AIOKafkaProducer | None = None
         self._next = -1
         self._reading = asyncio.Lock()
+        self._connecting = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect.
@@ -197,23 +198,26 @@ class KafkaSnapshotLog:
         return entries
 
     async def _writer(self) -> AIOKafkaProducer:
-        if self._producer is None:
-            self._started()
-            size = self._connection.max_message_bytes
-            arguments: dict[str, Any] = self._connection.client_arguments("registry") | {
-                "acks": "all",
-                "max_request_size": size + BATCH_OVERHEAD,
-                # A repeat inside the client would write the record twice. The embedded broker has no way to tell.
-                "enable_idempotence": self._kind is BrokerKind.KAFKA,
-            }
-            producer = AIOKafkaProducer(**arguments)
-            try:
-                await producer.start()
-            except BaseException:
-                await _stopped(producer)
-                raise
-            self._producer = producer
-        return self._producer
+        async with self._connecting:
+            if self._producer is None:
+                self._started()
+                self._producer = await self._new_writer()
+            return self._producer
+
+    async def _new_writer(self) -> AIOKafkaProducer:
+        arguments: dict[str, Any] = self._connection.client_arguments("registry") | {
+            "acks": "all",
+            "max_request_size": self._connection.max_message_bytes + BATCH_OVERHEAD,
+            # A repeat inside the client would write the record twice. The embedded broker has no way to tell.
+            "enable_idempotence": self._kind is BrokerKind.KAFKA,
+        }
+        producer = AIOKafkaProducer(**arguments)
+        try:
+            await producer.start()
+        except BaseException:
+            await _stopped(producer)
+            raise
+        return producer
 
     def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:

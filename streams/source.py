@@ -28,11 +28,8 @@ from aiokafka.errors import (
 )
 
 from schemas.errors import TierflowError
-from streams._aiokafka import (
-    GROUP,
-    LinkError,
-    Membership,
-    Wire,
+from streams._aiokafka import GROUP, LinkError, Membership, Wire
+from streams._aiokafka_consumer import (
     background_failure,
     has_lost_membership,
     is_rebalancing,

@@ -99,7 +99,7 @@ class Telemetry:
             self.process_seconds.record(duration_s / records, records)
 
     def record_age(self, age_s: float) -> None:
-        """A request ended ``age_s`` seconds after it was accepted."""
+        """What follows from a record became visible ``age_s`` seconds after the record was written."""
         self.age_seconds.record(max(0.0, age_s))
 
     def observe(self, read: Callable[[], Counters]) -> None:
@@ -135,7 +135,7 @@ class Telemetry:
         }
         shapes = (
             Shape(semconv.MESSAGING_PROCESS_DURATION, "s", "Time to handle a record.", self.process_seconds),
-            Shape(semconv.TIERFLOW_AGE, "s", "From acceptance of a request to its end.", self.age_seconds),
+            Shape(semconv.TIERFLOW_AGE, "s", "From the writing of a record to what follows from it.", self.age_seconds),
         )
         self._tracing = Tracing(exporters.spans, resource, group)
         self._metering = Metering(exporters.metrics, resource, settings.metrics_interval, attributes, shapes)

@@ -10,7 +10,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from schemas.settings import TopicSettings
-from streams.admin import admin_client, topic_config
+from streams.admin import topic_config
+from streams.clients import admin_client, described
 from streams.connection import KafkaConnection
 from streams.offsets import committed_offsets
 from streams.records import TP
@@ -72,11 +73,9 @@ async def check_topics(
     """
     wanted = {names.topic(topic.name): topic for topic in topics}
     async with admin_client(connection) as client:
-        listed = set(await client.list_topics()) & wanted.keys()
-        described = await client.describe_topics(sorted(listed)) if listed else []
-        configs = await _configs(client, sorted(listed))
+        parts = {name: topic["partitions"] for name, topic in (await described(client, wanted)).items()}
+        configs = await _configs(client, sorted(parts))
     found: list[Finding] = []
-    parts = {topic["topic"]: topic["partitions"] for topic in described}
     for name, topic in wanted.items():
         if name not in parts:
             found.append(Finding(Severity.ERROR, name, "does not exist", f"run {_CREATE}"))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from streams.clients import partitions_of, reader
 from streams.connection import BrokerKind, KafkaConnection
 from streams.offsets import committed_offsets
-from streams.reading import reader
 from streams.records import TP
 from streams.topics import Names, Topic
 
@@ -87,14 +87,9 @@ async def describe_topics(
         NotPermittedError: A group is not allowed to us.
     """
     wanted = {names.topic(topic.name): topic for topic in topics}
+    partitions = await partitions_of(connection, wanted)
+    everything = [tp for found in partitions.values() for tp in found]
     async with reader(connection, kind) as consumer:
-        listed = await consumer.topics()
-        partitions = {
-            name: [TP(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
-            for name in wanted
-            if name in listed
-        }
-        everything = [tp for found in partitions.values() for tp in found]
         starts = await consumer.beginning_offsets(everything)
         stable = await consumer.end_offsets(everything)
     async with reader(connection, kind, committed=False) as consumer:

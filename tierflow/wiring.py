@@ -7,11 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final
 
-from agents.guardrail.stage import GuardrailStage
-
 from agents.audit.archiver import Archiver
 from agents.audit.stage import AuditStage
 from agents.classifier.stage import ClassifierStage
+from agents.guardrail.stage import GuardrailStage
 from agents.liveness import LiveTiers, keep_marked
 from agents.signals import Signals
 from agents.worker.providers import LocalProviders, unbound
@@ -33,7 +32,7 @@ from streams.runtime import Platform, find_platform, make_loop
 from streams.snapshot_log import KafkaSnapshotLog
 from streams.state import ValkeyState
 from streams.telemetry import Telemetry
-from streams.topics import REGISTRY
+from streams.topics import REGISTRY, worker_name
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +129,10 @@ async def run_agent(
             ).run(stop)
             return
         holder = await parts.enter_async_context(open_snapshots(platform))
-        stage = await _stage(kind, tier, platform, codec, holder, parts)
-        telemetry = Telemetry(settings.telemetry, stage.name, names=platform.names, instance=instance)
+        name = worker_name(tier) if kind == "worker" and tier else kind
+        telemetry = Telemetry(settings.telemetry, name, names=platform.names, instance=instance)
         parts.push_async_callback(telemetry.shutdown)
+        stage = await _stage(kind, tier, platform, codec, holder, telemetry, parts)
         loop = make_loop(
             platform,
             stage,
@@ -151,6 +151,7 @@ async def _stage(
     platform: Platform,
     codec: Codec,
     holder: SnapshotHolder,
+    telemetry: Telemetry,
     parts: AsyncExitStack,
 ) -> Stage[Snapshot]:
     settings, catalogue = platform.settings, holder.current.catalogue
@@ -170,6 +171,7 @@ async def _stage(
         signals=_signals(live),
         intake=[each.topic for each in catalogue.intake],
         names=platform.names,
+        trace=telemetry.root_traceparent if telemetry.enabled else None,
     )
 
 

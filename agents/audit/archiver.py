@@ -118,7 +118,7 @@ class Archiver:
             source = found.get(Name.CE_SOURCE.value, b"").decode()
             epoch = int(found.get(Name.EPOCH.value, b"0"))
             sequence = int(found.get(Name.SEQUENCE.value, b"0"))
-            if not event.source:
+            if not event.sequence:
                 # A stage wrote this event itself: it is numbered by its own header, not by a flow record's.
                 event = replace(event, source=source, epoch=epoch, sequence=sequence)
             emitted = (source, epoch, sequence, PROVENANCE, record.partition, record.offset, record.timestamp_ms)

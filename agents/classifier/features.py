@@ -1,17 +1,31 @@
 """Surface features of a prompt in one cheap pass, and what they say about its task class.
 
-All features are whole numbers, so that their hash is the same on every machine. Words are looked for in the first and last
-characters only: long prompts carry their instruction there, and the cost stays bounded.
+All features are whole numbers, so that their hash is the same on every machine. Words are looked for in the first and
+last characters only: long prompts carry their instruction there, and the cost stays bounded.
 """
 
 import hashlib
 import re
 import struct
+from bisect import bisect_right
 from itertools import pairwise
-from math import exp
+from math import inf
 from typing import Final, NamedTuple
 
-from agents.classifier.cues import CHAT, CLASSES, CODE, EXTRACT, KNOWN, MATH, PAIRS, PHRASES, QA, REASONING, SUPPORT, WORDS, WRITING
+from agents.classifier.cues import (
+    CHAT,
+    CLASSES,
+    CODE,
+    EXTRACT,
+    KNOWN,
+    MATH,
+    PAIRS,
+    PHRASES,
+    QA,
+    REASONING,
+    SUPPORT,
+    WORDS,
+)
 from schemas.enums import TaskClass
 
 HEAD: Final = 1000
@@ -43,8 +57,6 @@ _CODE_SIGNS: Final = (
     *(b"def |import |return |class |void |const |public |assert |print(".split(b"|")),
     *(b"()|==|->|=>|;\n|</|SELECT |):".split(b"|")),
 )
-_COUNTED: Final = ((b"?", 9), (b"!", 9), (b'"', 40), (b"\n", 200), (b"\n\n", 99), (b"```", 20), (b"http", 9), (b"(", 40))
-"""Marks and where their count stops to matter."""
 
 
 class Features(NamedTuple):
@@ -96,17 +108,14 @@ class Features(NamedTuple):
 _PACK = struct.Struct(f"<{len(Features._fields)}i").pack
 _LIMIT: Final = 2**31 - 1
 
-_FIRST: Final = {
-    word.encode(): kind
-    for kind, text in (
-        (1, "who what when where which why how whose whom"),
-        (2, "write create generate implement explain summarize classify find give make describe compute calculate solve "
-            "list translate extract identify select tell read answer choose convert complete rewrite design develop"),
-        (3, "i my i'm i've we our"),
-        (4, "is are was were do does did can could will would should has have am"),
-    )
-    for word in text.split()
+_OPENERS: Final = {
+    1: "who what when where which why how whose whom",
+    2: """write create generate implement explain summarize classify find give make describe compute calculate solve
+        list translate extract identify select tell read answer choose convert complete rewrite design develop""",
+    3: "i my i'm i've we our",
+    4: "is are was were do does did can could will would should has have am",
 }
+_FIRST: Final = {word.encode(): kind for kind, text in _OPENERS.items() for word in text.split()}
 
 
 def _count(raw: bytes, kind: bytes) -> int:
@@ -127,7 +136,7 @@ def extract(text: str) -> Features:
         raw = f"{text[:HEAD]}\n{text[-TAIL:]}".encode("utf-8", "replace")
     flat = raw.translate(_FLAT)
     words = flat.split()
-    spaced = b" %s " % b" ".join(words)
+    count = len(words)
     points = [0] * len(CLASSES)
     for word in KNOWN.intersection(words):
         for column, value in WORDS[word]:
@@ -135,31 +144,31 @@ def extract(text: str) -> Features:
     for word in KNOWN.intersection(words[:OPENING]):
         for column, value in WORDS[word]:
             points[column] += value
-    for pair in PAIRS.intersection(pairwise(words)):
-        for phrase, column, value in PHRASES[pair]:
-            if not phrase or phrase in spaced:
-                points[column] += value
-    count = len(words)
-    questions, exclamations, quotes, lines, paragraphs, fences, links, brackets = (
-        min(raw.count(mark), most) for mark, most in _COUNTED
-    )
+    pairs = PAIRS.intersection(pairwise(words))
+    if pairs:
+        spaced = b" %s " % b" ".join(words)
+        for pair in pairs:
+            for phrase, column, value in PHRASES[pair]:
+                if not phrase or phrase in spaced:
+                    points[column] += value
+    number_of, lines, brackets = raw.count, raw.count(b"\n"), raw.count(b"(")
     digits, operators, code_marks = _count(raw, _DIGITS), _count(raw, _OPERATORS), _count(raw, _CODE_MARKS)
-    money = _count(raw, _MONEY)
+    letters = len(flat) - flat.count(b" ")
     return Features(
         min(chars, _LIMIT),
         min(size, _LIMIT),
         count,
-        (len(spaced) - count - 1) * 10 // count if count else 0,
+        letters * 10 // count if count else 0,
         _FIRST.get(words[0], 0) if words else 0,
         int(text.rstrip().endswith("?")),
         int(text[:1].islower()),
-        questions,
-        exclamations,
-        quotes,
+        number_of(b"?"),
+        number_of(b"!"),
+        number_of(b'"'),
         lines,
-        paragraphs,
-        fences,
-        links,
+        number_of(b"\n\n") if lines else 0,
+        number_of(b"```"),
+        number_of(b"://"),
         brackets,
         digits,
         len(raw.translate(_NUMBERS).split()) if digits else 0,
@@ -167,7 +176,7 @@ def extract(text: str) -> Features:
         code_marks,
         sum(raw.count(sign) for sign in _CODE_SIGNS) if brackets or code_marks else 0,
         len(_FORMULA.findall(raw)) if operators or b"\\" in raw else 0,
-        money,
+        _count(raw, _MONEY),
         len(set(_CHOICES.findall(raw))) if any(sign in raw for sign in _CHOICE_SIGNS) else 0,
         len(_LABELS.findall(raw)) if lines else 0,
         len(_ITEMS.findall(raw)) if lines else 0,
@@ -180,7 +189,7 @@ def extract(text: str) -> Features:
 def _structure(f: Features, score: list[float]) -> None:
     """Points for what the words don't say: numbers, code, length, form of the question."""
     if f.numbers >= 2:
-        score[MATH] += 2 + min(f.formulas, 4) * 1.5 + (2 if f.money else 0)
+        score[MATH] += (6 if f.numbers * 5 >= f.words else 2) + min(f.formulas, 4) * 1.5 + (2 if f.money else 0)
     elif f.formulas:
         score[MATH] += min(f.formulas, 3) * 1.5
     score[CODE] += min(f.code_patterns, 5) * 1.5 + min(f.fences, 2) * 3 + (2 if f.code_marks >= 6 else 0)
@@ -209,9 +218,37 @@ def _structure(f: Features, score: list[float]) -> None:
             score[MATH] -= 2
 
 
-def surface_class(features: Features) -> tuple[TaskClass, float]:
-    """The class that surface features speak for, and how often such a guess is right."""
-    score = [float(points) for points in features[-len(CLASSES):]]
+def margin_class(features: Features) -> tuple[TaskClass, float]:
+    """The class with most points, and by how many it leads."""
+    score = [float(points) for points in features[-len(CLASSES) :]]
     _structure(features, score)
-    best = max(range(len(CLASSES)), key=score.__getitem__)
-    return CLASSES[best], 0.5
+    best = max(score)
+    column = score.index(best)
+    score[column] = -inf
+    return CLASSES[column], best - max(score)
+
+
+CONFIDENCE: Final = (
+    (0.0, 0.35),
+    (1.0, 0.52),
+    (2.0, 0.53),
+    (3.0, 0.68),
+    (4.0, 0.75),
+    (6.0, 0.85),
+    (8.0, 0.90),
+    (10.0, 0.93),
+    (13.0, 0.95),
+)
+"""Lead in points -> share of guesses that were right on sources that the table was not fitted on."""
+_LEADS: Final = tuple(lead for lead, _ in CONFIDENCE)
+
+
+def surface_class(features: Features) -> tuple[TaskClass, float]:
+    """The class that surface features speak for, and how often such a guess is right.
+
+    Without any word there is nothing to judge by: ``OTHER`` with confidence 0.
+    """
+    if not features.words:
+        return TaskClass.OTHER, 0.0
+    task_class, lead = margin_class(features)
+    return task_class, CONFIDENCE[bisect_right(_LEADS, lead) - 1][1]

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from agents.worker.providers.http import MAX_ANSWER_BYTES, Endpoint
 from schemas.errors import ConfigurationError, FailureClass, ProviderError
@@ -26,7 +27,10 @@ async def server():
 
 @pytest.fixture
 async def endpoint(server):
-    endpoint = Endpoint("here", EndpointSettings(base_url=server.base_url + "/", api_key=KEY, headers={"X-Team": "a1"}))
+    endpoint = Endpoint(
+        "here",
+        EndpointSettings(base_url=server.base_url + "/", api_key=SecretStr(KEY), headers={"X-Team": SecretStr("a1")}),
+    )
     yield endpoint
     await endpoint.close()
 
@@ -158,5 +162,5 @@ def test_a_wrong_base_url_names_the_setting(url):
 
 
 def test_the_key_is_not_shown():
-    endpoint = Endpoint("x", EndpointSettings(base_url="http://models.example/v1", api_key=KEY))
+    endpoint = Endpoint("x", EndpointSettings(base_url="http://models.example/v1", api_key=SecretStr(KEY)))
     assert KEY not in repr(endpoint)

@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-import httpx
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from agents.worker.providers.http import Endpoint
 from agents.worker.providers.http import Reply as HttpReply
@@ -37,7 +37,9 @@ async def server():
 
 @pytest.fixture
 async def provider(server):
-    provider = OpenAIProvider(Endpoint("here", EndpointSettings(base_url=server.base_url, api_key="sk-secret")))
+    provider = OpenAIProvider(
+        Endpoint("here", EndpointSettings(base_url=server.base_url, api_key=SecretStr("sk-secret")))
+    )
     yield provider
     await provider.close()
 
@@ -261,8 +263,8 @@ async def test_the_wait_asked_for_is_handed_on(server, provider):
     ],
 )
 def test_retry_after(headers, seconds):
-    assert retry_after(httpx.Headers(headers)) == seconds
+    assert retry_after(headers) == seconds
 
 
 def test_the_body_is_no_part_of_what_a_reply_shows():
-    assert "4711" not in repr(HttpReply(200, httpx.Headers(), b"4711"))
+    assert "4711" not in repr(HttpReply(200, {}, b"4711"))

@@ -1,13 +1,13 @@
 """A model server for tests and benchmarks: real HTTP on loopback, OpenAI-compatible, as kind or as nasty as asked.
 
-In a test: ``async with ModelServer() as server: server.play(Reply(status=429, headers={"retry-after": "1"}), Reply())``.
-As a process of its own, for benchmarks: ``python -m tests.doubles.model_server --port 0 --latency-ms 10``; it prints its
-base URL on the first line. ``GET /stats`` says what it counted.
+In a test: ``async with ModelServer() as server: server.play(error(429, retry_after="1"), Reply())``. As a process of
+its own, for benchmarks: ``python -m tests.doubles.model_server --port 0 --latency-ms 10``; it prints its base URL on
+the first line. ``GET /stats`` says what it counted.
 """
 
 import argparse
 import asyncio
-import hashlib
+import contextlib
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -217,15 +217,10 @@ class ModelServer:
         return web.Response(status=reply.status, body=body, headers=headers, content_type="application/json")
 
 
-def echo_key(text: str) -> str:
-    """A short stable mark of a text, for scripts that tell prompts apart."""
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 async def _serve(given: argparse.Namespace) -> None:
     reply = Reply(text=given.text, latency_s=given.latency_ms / 1000)
     async with ModelServer(port=given.port, default=reply, remember=False) as server:
-        print(server.base_url, flush=True)
+        print(server.base_url, flush=True)  # noqa: T201 - how its parent learns the port
         await asyncio.Event().wait()
 
 
@@ -235,10 +230,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency-ms", type=float, default=0.0)
     parser.add_argument("--text", default="Answer: 42")
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(parser.parse_args()))
-    except KeyboardInterrupt:
-        pass
 
 
 if __name__ == "__main__":

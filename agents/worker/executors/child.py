@@ -1,7 +1,7 @@
 """The child process of isolated executors: a question a line in, an answer a line out, both JSON.
 
-``python -m agents.worker.executors.child NAME``. It ends with its standard input, so it does not outlive its parent;
-while it computes, an alarm does the same.
+``python -m agents.worker.executors.child NAME``. Its first line says that it is ready. It ends with its standard input,
+so it does not outlive its parent; while it computes, an alarm does the same.
 """
 
 import json
@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 
 from agents.worker.executors import DeclinedError, Question, load
 
@@ -39,11 +40,14 @@ def reply(run: Callable[[Question], str], line: str) -> dict[str, object]:
 def main() -> None:
     """Answer until standard input ends."""
     executor = load(sys.argv[1])
+    if executor.needs is not None:
+        import_module(executor.needs[0])  # now, not in the time of the first question
     # What an executor prints must not garble the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    answers.write("{}\n")
     for line in sys.stdin:
         signal.alarm(math.ceil(executor.limit.total_seconds()) + 1)
         answers.write(json.dumps(reply(executor.run, line)) + "\n")

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from agents.worker.executors import DeclinedError, Executor, Question
 
-_LONGEST: Final = 200  # characters of one side; longer ones are no homework
+_QUESTION: Final = 1_000  # characters of a question; the patterns below go over a text several times
+_LONGEST: Final = 200  # characters of one side, and of a solution; longer ones are no homework
 _DIGITS: Final = 30
 _EXPONENT: Final = 12
 _UNKNOWNS: Final = 2
@@ -19,7 +20,8 @@ _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?)|([a-zA-Z])(?![a-zA-Z])|(\*\*|[-+*/^(
 _SIDE = r"[0-9a-zA-Z\s.+*/^()−–-]+"  # noqa: RUF001 - the signs that stand for a minus
 _EQUATION = rf"{_SIDE}=\s*{_SIDE}"
 _SOLVE = re.compile(
-    rf"^\s*(?:please\s+)?(?:solve|find\s+(?:the\s+)?(?:roots?|solutions?)\s+of)\s*(?:the\s+equations?\s*)?:?\s*"
+    rf"^\s*(?:please\s+)?(?:solve|find\s+(?:the\s+)?(?:roots?|solutions?)\s+of)\s*(?:the\s+equations?\s*)?"
+    rf"(?:\bfor\s+(?P<before>[a-zA-Z])\b\s*)?:?\s*"
     rf"(?P<first>{_EQUATION}?)(?:\s*(?:,|;|\band\b)\s*(?P<second>{_EQUATION}?))?"
     rf"(?:\s*,?\s*for\s+(?P<for>[a-zA-Z])(?:\s+and\s+[a-zA-Z])?)?\s*[.?]?\s*(?P<form>answer\b[^=]*|give\b[^=]*)?$",
     re.IGNORECASE,
@@ -43,10 +45,13 @@ def answer(question: Question) -> str:
         DeclinedError: The question is not of a known form, or has no finite set of real solutions.
     """
     text = question.text
+    if len(text) > _QUESTION:
+        raise DeclinedError("too long a question")
     for pattern in (_SOLVE, _IF):
         if match := pattern.match(text):
-            sides = [side for side in (match["first"], match["second"]) if side]
-            return _solve(sides, match["for"] or "", bare=_bare(match["form"]))
+            found = match.groupdict()
+            sides = [side for side in (found["first"], found["second"]) if side]
+            return _solve(sides, found["for"] or found.get("before") or "", bare=_bare(found["form"]))
     if match := _REWRITE.match(text):
         return _rewrite(match["verb"].lower(), match["what"])
     raise DeclinedError("no equation or expression in a known form")
@@ -87,7 +92,7 @@ def _solve(equations: list[str], wanted: str, *, bare: bool) -> str:
 def _linear(zero: Any, unknowns: list[Any]) -> bool:
     import sympy  # noqa: PLC0415
 
-    return zero.is_polynomial(*unknowns) and sympy.Poly(zero, *unknowns).total_degree() == 1
+    return bool(zero.is_polynomial(*unknowns)) and sympy.Poly(zero, *unknowns).total_degree() == 1
 
 
 def _rewrite(verb: str, what: str) -> str:
@@ -101,7 +106,10 @@ def _rewrite(verb: str, what: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return str(value).replace("**", "^")
+    text = str(value).replace("**", "^")
+    if len(text) > _LONGEST or "CRootOf" in text:
+        raise DeclinedError("the exact answer can't be written down shortly")
+    return text
 
 
 def parse(text: str) -> Any:
@@ -173,18 +181,18 @@ class _Parser:
     def _atom(self) -> Any:
         import sympy  # noqa: PLC0415
 
-        token = self.tokens.pop(0) if self.tokens else ""
-        if token == "(":
+        sign = self.tokens.pop(0) if self.tokens else ""
+        if sign == "(":
             value = self.sum()
             if not self.tokens or self.tokens.pop(0) != ")":
                 raise DeclinedError("a parenthesis is missing")
             return value
-        if token[:1].isdigit():
-            if len(token) > _DIGITS:
+        if sign[:1].isdigit():
+            if len(sign) > _DIGITS:
                 raise DeclinedError("a number of too many digits")
-            return sympy.Rational(token)
-        if token.isalpha():
-            return sympy.Symbol(token, real=True)
+            return sympy.Rational(sign)
+        if sign.isalpha():
+            return sympy.Symbol(sign, real=True)
         raise DeclinedError("a sign without a number")
 
 

@@ -136,7 +136,7 @@ def text_of(value: Fraction) -> str:
 
 
 def value_in(answer: str) -> Fraction | None:
-    """The value of the program in a model's answer: its code fence, else all of it, else its last line that computes."""
+    """The value of the program in an answer: of its code fence, else all of it, else the last line that computes."""
     fences = re.findall(r"```(?:\w+)?\n(.*?)(?:```|\Z)", answer, re.DOTALL)
     lines = [line.strip() for line in answer.splitlines() if line.strip()]
     for candidate in [*fences[::-1], answer, *lines[::-1]]:

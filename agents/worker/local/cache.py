@@ -98,19 +98,20 @@ class WeightsCache:
         """The status of every file of the catalogue, smallest first."""
         return [self.status(each) for each in WEIGHTS.values()]
 
-    def ready(self, name: str) -> Path:
+    def ready(self, name: str | Weights) -> Path:
         """Path of a complete file.
 
         Raises:
             ConfigurationError: No such name.
             WeightsUnavailableError: It is not complete.
         """
-        found = self.status(weights_named(name))
+        weights = weights_named(name)
+        found = self.status(weights)
         if found.state is not WeightsState.READY:
-            raise WeightsUnavailableError(f"{name} is {found.state} in {self.directory}: tierflow models fetch {name}")
+            raise self._unavailable(weights)
         return found.path
 
-    def verify(self, name: str, progress: Callable[[int, int], None] | None = None) -> Path:
+    def verify(self, name: str | Weights, progress: Callable[[int, int], None] | None = None) -> Path:
         """Hashes a complete file again: about a second per gigabyte.
 
         Args:
@@ -125,13 +126,11 @@ class WeightsCache:
         weights = weights_named(name)
         path = self.path(weights)
         if not path.is_file():
-            raise WeightsUnavailableError(
-                f"{name} is {self.status(weights).state} in {self.directory}: tierflow models fetch {name}"
-            )
+            raise self._unavailable(weights)
         if not holds(path, weights, progress):
             raise WeightsDamagedError(
                 f"{path} is not {weights.title}: other bytes than pinned. "
-                f"Mend it: tierflow models fetch --recheck {name}"
+                f"Mend it: tierflow models fetch --recheck {weights.name}"
             )
         return path
 
@@ -148,6 +147,11 @@ class WeightsCache:
                     missing.append((offset, part))
                 offset += part.bytes
         return missing
+
+    def _unavailable(self, weights: Weights) -> WeightsUnavailableError:
+        return WeightsUnavailableError(
+            f"{weights.name} is {self.status(weights).state} in {self.directory}: tierflow models fetch {weights.name}"
+        )
 
     @contextmanager
     def locked(self, weights: Weights, waiting: Callable[[], None], limit: timedelta) -> Iterator[None]:

@@ -73,7 +73,7 @@ class Fetched:
 
 
 def fetch(
-    names: Iterable[str],
+    names: Iterable[str | Weights],
     progress: Callable[[Progress], None] | None = None,
     *,
     cache: WeightsCache | None = None,
@@ -88,7 +88,7 @@ def fetch(
     Blocks: call it in a thread from async code.
 
     Args:
-        names: Names of the catalogue, in the order in which they are wanted.
+        names: Names of the catalogue (or entries of one's own), in the order in which they are wanted.
         progress: Called from the calling thread, several times a second and at each change of phase.
         cache: Where to; default the user's cache.
         source: Where from.

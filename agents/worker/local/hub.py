@@ -89,7 +89,7 @@ def _blocks(client: httpx.Client, url: str, start: int, end: int) -> Iterator[by
         at = start if status == _PARTIAL_CONTENT else 0
         if status == _PARTIAL_CONTENT and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             raise WeightsUnavailableError(f"{url}: answered another range than {start}-{end - 1}")
-        for block in answer.iter_raw(1 << 20):
+        for block in answer.iter_raw():  # as it comes: a chunk size would hold bytes back, and lose them when it breaks
             wanted = block[max(start - at, 0) : end - at]
             at += len(block)
             if wanted:

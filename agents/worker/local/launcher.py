@@ -1,4 +1,30 @@
-"""Starts and stops llama.cpp servers, and measures what they use."""
+"""Starts and stops llama.cpp servers, and measures what they use.
+
+What such a server answers on ``POST /v1/chat/completions``, where it differs from what one may expect (xllamacpp
+2026.10; ``tests/agents/test_local_server.py`` holds it to most of this):
+
+- ``logprobs: true`` gives ``choices[i].logprobs.content``, a list of ``{id, token, bytes, logprob, top_logprobs}``,
+  one a generated token, the end token included (its ``token`` is empty). The probabilities are those before
+  temperature and schema, so an answer bound to a schema looks unlikely however good it is. ``top_logprobs`` defaults
+  to 20 alternatives a token; 0 switches the whole field off. Ask for 1.
+- ``finish_reason`` is ``stop`` (end token or stop word) or ``length`` (``max_tokens``, or the context is full).
+  ``max_tokens: 0`` gives one token.
+- ``usage`` has ``prompt_tokens``, ``completion_tokens``, ``total_tokens``, ``prompt_tokens_details.cached_tokens``.
+  With ``n > 1`` the prompt is processed once, ``n`` may not exceed the slots, and ``completion_tokens`` is that of
+  the first choice alone.
+- ``timings`` has ``prompt_n``, ``prompt_ms``, ``predicted_n``, ``predicted_ms`` (wall time, not CPU) and rates.
+- ``response_format`` ``json_schema`` binds the answer; it ignores ``multipleOf`` and ``patternProperties``, lets
+  white space pass between and after the tokens, and an answer cut at ``max_tokens`` is no JSON. So check the answer
+  all the same.
+- Errors are ``{"error": {code, message, type}}``: 400 ``exceed_context_size_error`` (with ``n_prompt_tokens``,
+  ``n_ctx``), 400 ``invalid_request_error`` (bad JSON, wrong types, unknown schema types), 401
+  ``authentication_error``, and for content that the model can't take (an image) 500 ``server_error``, which no retry
+  mends. Unknown fields, roles and model names are taken without a word. With ``stream: true`` a refusal still is a
+  plain JSON answer with its status.
+- Tools are shown to the model, but the calls of the models in the catalogue come back as text, not as ``tool_calls``.
+- A last message of the assistant is continued, and the answer begins with it.
+- A client that goes away stops the work within about a second, streaming or not.
+"""
 
 import asyncio
 import os
@@ -30,7 +56,8 @@ class LlamaServer:
 
     Args:
         model_path: GGUF file.
-        threads: Threads that compute; default all cores.
+        threads: Threads that compute; default half the cores. They wait for each other by spinning: with as many as
+            cores on a busy machine CPU time explodes (72 s for an answer that takes about 11 s with one thread).
         parallel: Requests computed at once; further ones wait in the server, in order, without a limit of their number.
         context: Tokens of prompt and answer together that each request gets.
         port: Loopback port; 0 picks a free one at each start.
@@ -55,7 +82,7 @@ class LlamaServer:
         log: Path | None = None,
     ) -> None:
         self.model_path = Path(model_path)
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or max(1, (os.cpu_count() or 1) // 2)
         self.parallel = parallel
         self.context = context
         self.alias = alias or self.model_path.stem

@@ -26,7 +26,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="GGUF file")
     parser.add_argument("--port", type=int, required=True, help="loopback port to listen on")
     parser.add_argument("--alias", default="", help="name of the model in answers (default: the file's name)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads that compute")
+    parser.add_argument("--threads", type=int, default=1, help="threads that compute; leave a core to others")
     parser.add_argument("--parallel", type=int, default=1, help="requests computed at once; others wait")
     parser.add_argument("--context", type=int, default=4096, help="tokens of prompt and answer, for each request")
     parser.add_argument("--prompt-cache", action="store_true", help="keep prompts to save work on common beginnings")

@@ -104,12 +104,14 @@ WEIGHTS: Mapping[str, Weights] = MappingProxyType({each.name: each for each in _
 """Every known file by name, smallest first."""
 
 
-def weights_named(name: str) -> Weights:
-    """Looks a file up.
+def weights_named(name: str | Weights) -> Weights:
+    """Looks a file up; an entry of one's own, not in the catalogue, passes through.
 
     Raises:
         ConfigurationError: No such name; the message lists those that exist.
     """
+    if isinstance(name, Weights):
+        return name
     try:
         return WEIGHTS[name]
     except KeyError:

@@ -32,10 +32,14 @@ class LocalProviders:
 
     Args:
         settings: Endpoints with their keys, and the executors that are allowed.
+
+    Raises:
+        ConfigurationError: The base URL of an endpoint is wrong.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self._endpoints = {name: Endpoint(name, endpoint) for name, endpoint in settings.endpoints.items()}
         self._made: dict[tuple[ProviderKind, str], Provider] = {}
 
     def of(self, model: Model) -> Provider:
@@ -43,7 +47,6 @@ class LocalProviders:
 
         Raises:
             ProviderError: AUTH; the model names an endpoint that is not bound here.
-            ConfigurationError: The endpoint's base URL is wrong.
         """
         key = (model.kind, "" if model.kind is ProviderKind.PYTHON else model.endpoint)
         provider = self._made.get(key)
@@ -60,13 +63,14 @@ class LocalProviders:
     def _make(self, model: Model) -> Provider:
         if model.kind is ProviderKind.PYTHON:
             return PythonProvider(self._settings.executors)
-        settings = self._settings.endpoints.get(model.endpoint)
-        if settings is None:
+        endpoint = self._endpoints.get(model.endpoint)
+        if endpoint is None:
             raise ProviderError(
                 FailureClass.AUTH, f"{model.ref}: no endpoint {model.endpoint} here; set worker.endpoints"
             )
-        endpoint = Endpoint(model.endpoint, settings)
-        return LlamaProvider(endpoint, settings) if model.kind is ProviderKind.LLAMA else OpenAIProvider(endpoint)
+        if model.kind is ProviderKind.LLAMA:
+            return LlamaProvider(endpoint, self._settings.endpoints[model.endpoint].cpu_pid)
+        return OpenAIProvider(endpoint)
 
 
 def unbound(models: Iterable[Model], settings: WorkerSettings) -> list[str]:

@@ -8,8 +8,8 @@ import psutil
 
 from agents.worker.providers.http import Endpoint
 from agents.worker.providers.openai import OpenAIProvider
+from schemas.errors import ProviderError
 from schemas.ports import ModelAnswer, ModelCall
-from schemas.settings import EndpointSettings
 
 _FIELDS: Final = MappingProxyType({"top_logprobs": 1})
 """The server sends 20 alternatives a token when it isn't told a number, and none of the token's own at 0."""
@@ -58,13 +58,13 @@ class LlamaProvider:
 
     Args:
         endpoint: Where.
-        settings: ``cpu_pid`` is the server's process; without it CPU time is 0 (unknown).
+        cpu_pid: The server's process; without it CPU time is 0 (unknown).
     """
 
-    def __init__(self, endpoint: Endpoint, settings: EndpointSettings) -> None:
+    def __init__(self, endpoint: Endpoint, cpu_pid: int | None = None) -> None:
         self._provider = OpenAIProvider(endpoint)
         self._with_logprobs = OpenAIProvider(endpoint, _FIELDS)
-        self._pid = settings.cpu_pid
+        self._pid = cpu_pid
         self._meter: CpuMeter | None = None
 
     async def complete(self, call: ModelCall) -> ModelAnswer:
@@ -73,12 +73,16 @@ class LlamaProvider:
         meter = self._cpu()
         if meter is None:
             return await provider.complete(call)
-        token, share = meter.enter(), 0
+        token = meter.enter()
         try:
             answer = await provider.complete(call)
-        finally:
-            share = meter.leave(token)
-        return replace(answer, cpu_us=share)
+        except ProviderError as error:
+            error.cpu_us = meter.leave(token)
+            raise
+        except BaseException:
+            meter.leave(token)
+            raise
+        return replace(answer, cpu_us=meter.leave(token))
 
     async def close(self) -> None:
         """Close the connections; the server is not ours to stop."""

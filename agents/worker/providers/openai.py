@@ -6,7 +6,6 @@ from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-import httpx
 import orjson
 
 from agents.worker.providers.http import Endpoint, Reply
@@ -115,9 +114,8 @@ def encode(call: ModelCall, fields: Mapping[str, object] = MappingProxyType({}))
     body["messages"] = [_message(message) for message in call.messages]
     if call.max_tokens is not None:
         body[str(call.extra.get(MAX_TOKENS_FIELD, "max_tokens"))] = call.max_tokens
-    for key, value in (("temperature", call.temperature), ("top_p", call.top_p), ("seed", call.seed)):
-        if value is not None:
-            body[key] = value
+    drawn = {"temperature": call.temperature, "top_p": call.top_p, "seed": call.seed}
+    body |= {key: value for key, value in drawn.items() if value is not None}
     if call.stop:
         body["stop"] = call.stop
     if call.tools:
@@ -251,7 +249,7 @@ def _failure(reply: Reply, body: object, endpoint: str) -> ProviderError:
     if failure is None and status in {400, 413, 422} and _OVERFLOW.search(words):
         failure = FailureClass.CONTEXT_OVERFLOW
     # The provider's sentence may repeat the prompt or a key: only what looks like an identifier is shown.
-    shown = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name)]
+    shown = [name for name in names if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", name)]
     param = found.get("param") if isinstance(found, dict) else None
     if isinstance(param, str) and re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,64}", param):
         shown.append(f"param={param}")
@@ -275,7 +273,7 @@ def class_of(status: int) -> FailureClass:
     return FailureClass.UNKNOWN
 
 
-def retry_after(headers: httpx.Headers) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the provider asks to wait (RFC 9110 10.2.3), or None.
 
     A date is compared with the reply's own ``Date``, so that no clock has to agree with another.

@@ -4,9 +4,10 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,10 +34,13 @@ class PythonProvider:
 
     Args:
         allowed: Names that local settings allow.
+        path: Further folders where child processes look for packages, beside those of the environment.
     """
 
-    def __init__(self, allowed: Collection[str]) -> None:
+    def __init__(self, allowed: Collection[str], *, path: Sequence[Path] = ()) -> None:
         self._allowed = frozenset(allowed)
+        # Our own packages may lie in a checkout that was never installed.
+        self._path = os.pathsep.join(str(folder) for folder in (Path(agents.__file__).parent.parent, *path))
         self._threads: ThreadPoolExecutor | None = None
         self._pools: dict[str, _Pool] = {}
 
@@ -55,12 +59,11 @@ class PythonProvider:
         except ConfigurationError as error:
             raise ProviderError(FailureClass.UNKNOWN, str(error)) from None
         question = Question(asked(call), call.extra)
-        limit = min(call.timeout, executor.limit)
         try:
-            async with asyncio.timeout(limit.total_seconds()):
+            async with asyncio.timeout(call.timeout.total_seconds()):
                 made = await (self._in_child if executor.isolated else self._in_thread)(name, executor, question)
         except TimeoutError:
-            raise ProviderError(FailureClass.TIMEOUT, f"executor {name}: no answer within {limit}") from None
+            raise ProviderError(FailureClass.TIMEOUT, f"executor {name}: no answer in time") from None
         cpu_us = int(made["cpu_us"])
         if "text" in made:
             return ModelAnswer(text=made["text"], finish_reason=FinishReason.STOP, model=name, cpu_us=cpu_us)
@@ -72,20 +75,21 @@ class PythonProvider:
         for pool in self._pools.values():
             await pool.close()
         self._pools.clear()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, name: str, executor: Executor, question: Question) -> dict[str, Any]:
         del name
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="executor")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _timed, executor, question)
+        async with asyncio.timeout(executor.limit.total_seconds()):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, _timed, executor, question)
 
     async def _in_child(self, name: str, executor: Executor, question: Question) -> dict[str, Any]:
-        del executor
         pool = self._pools.get(name)
         if pool is None:
-            pool = self._pools[name] = _Pool(name)
+            pool = self._pools[name] = _Pool(name, self._path, executor.limit)
         return await pool.ask(orjson.dumps({"text": question.text, "options": dict(question.options)}))
 
 
@@ -117,24 +121,32 @@ class _Pool:
     """Child processes of one executor: started when needed, kept when idle, killed when they don't answer in time."""
 
     name: str
+    path: str
+    limit: timedelta
     idle: list[asyncio.subprocess.Process] = field(default_factory=list)
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
+    ready: set[int] = field(default_factory=set)
     free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CHILDREN))
 
     async def ask(self, line: bytes) -> dict[str, Any]:
         """One question to one child. Cancelled (as by a time limit), the child is killed with it."""
         async with self.free:
-            child = self.idle.pop() if self.idle else await self._start()
+            child = self.idle.pop() if self.idle else await self._spawn()
             self.running.add(child)
             healthy = False
             try:
-                made = await _exchange(child, line)
+                if child.pid not in self.ready:
+                    await _line(child)
+                    self.ready.add(child.pid)
+                async with asyncio.timeout(self.limit.total_seconds()):
+                    made = await _exchange(child, line)
                 healthy = made is not None
             finally:
                 self.running.discard(child)
                 if healthy:
                     self.idle.append(child)
                 else:
+                    self.ready.discard(child.pid)
                     await _end(child)
         return made or {"failed": "end of its process", "cpu_us": 0}
 
@@ -144,9 +156,8 @@ class _Pool:
             await _end(child)
         self.idle.clear()
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        home = str(Path(agents.__file__).parent.parent)
-        env = {name: os.environ[name] for name in _KEPT if name in os.environ} | {"PYTHONPATH": home}
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        env = {name: os.environ[name] for name in _KEPT if name in os.environ} | {"PYTHONPATH": self.path}
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
@@ -163,13 +174,21 @@ class _Pool:
 
 async def _exchange(child: asyncio.subprocess.Process, line: bytes) -> dict[str, Any] | None:
     """The child's answer, or None if it ended instead."""
-    if child.stdin is None or child.stdout is None:
+    if child.stdin is None:
         return None
     try:
         child.stdin.write(line + b"\n")
         await child.stdin.drain()
-        made: dict[str, Any] = orjson.loads(await child.stdout.readline())
-    except (ConnectionError, ValueError):  # a line above the limit is a ValueError, half a line no JSON
+    except ConnectionError:
+        return None
+    return await _line(child)
+
+
+async def _line(child: asyncio.subprocess.Process) -> dict[str, Any] | None:
+    """The next line that the child writes; None if it ends instead, or if the line is too long."""
+    try:
+        made: dict[str, Any] = orjson.loads(await child.stdout.readline() if child.stdout else b"")
+    except ValueError:  # a line above the limit, or half a line
         return None
     return made
 

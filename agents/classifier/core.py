@@ -1,0 +1,284 @@
+"""``decide``: from a request to the plan that answers it, with all that led there. Pure."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple
+
+from agents.classifier.cues import PHRASES, WORDS
+from agents.classifier.features import CONFIDENCE, Features, extract, surface_class
+from agents.classifier.filters import Candidate, Need, Why, views, weigh
+from agents.classifier.prompt import Asked
+from agents.signals import Signals
+from registry.snapshot import Snapshot
+from schemas.catalogue import Plan, Route, Rule
+from schemas.enums import Status, TaskClass
+from schemas.errors import DeniedError, RoutingError
+from schemas.flow import Decision
+from schemas.headers import Context
+from schemas.ids import chance, derived_id
+
+VERSION: Final = f"surface-1+{hashlib.sha256(repr((WORDS, PHRASES, CONFIDENCE)).encode()).hexdigest()[:8]}"
+"""Of the surface classifier, with a checksum of its tables."""
+
+_SEED_STEPS: Final = 1 << 53
+"""The draw is recorded as a whole number of these: exact in a double."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassGuess:
+    """What a request was taken for.
+
+    Attributes:
+        task_class: The class.
+        confidence: Calibrated probability that it's right; 1 where somebody said so.
+        stage: Who said so: hint, rule, surface, model.
+        version: Of that stage.
+        rule_id: Rule that settled it, empty if none did.
+    """
+
+    task_class: TaskClass
+    confidence: float
+    stage: str
+    version: str
+    rule_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A decision and what is needed to act on it."""
+
+    decision: Decision
+    plan: Plan
+    start: int
+    """Step of the plan to begin with."""
+    models: tuple[tuple[str, ...], ...]
+    """Models that may be called, for each step from ``start`` on."""
+    cost_limit: int | None
+    """Most micro-units for all calls."""
+
+
+class NoRouteError(RoutingError):
+    """No candidate is left.
+
+    Attributes:
+        status: How the request ends.
+    """
+
+    status: ClassVar[Status] = Status.FAILED
+
+
+class NotPermittedError(NoRouteError):
+    """Policies, rights or the data class removed every candidate."""
+
+    code = "routing.not-permitted"
+    status = Status.REFUSED
+
+
+class CostImpossibleError(NoRouteError):
+    """Every candidate that is permitted costs more than is allowed."""
+
+    code = "routing.cost-limit"
+    status = Status.REFUSED
+
+
+class DeadlineImpossibleError(NoRouteError):
+    """The deadline isn't over, but no permitted candidate can meet it."""
+
+    code = "deadline.impossible"
+    status = Status.REFUSED
+
+
+_POLICY: Final = frozenset({Why.PROHIBITED, Why.RIGHTS, Why.DATA_CLASS})
+_ENDS: Final[tuple[tuple[frozenset[Why], type[NoRouteError]], ...]] = (
+    (_POLICY, NotPermittedError),
+    (_POLICY | {Why.COST}, CostImpossibleError),
+    (_POLICY | {Why.COST, Why.DEADLINE}, DeadlineImpossibleError),
+    (frozenset(Why), NoRouteError),
+)
+"""The first line that has all reasons found says how the request ends."""
+
+
+def classify(asked: Asked, features: Features, snapshot: Snapshot, matched: Sequence[Rule] | None = None) -> ClassGuess:
+    """What kind of work a request is: the producer's own word, else a rule's, else what the surface says.
+
+    Args:
+        asked: The request.
+        features: Of its text.
+        snapshot: Holds the rules.
+        matched: Rules that match its text, if that was found out already.
+    """
+    hint = asked.request.task_hint
+    if hint is not None:
+        return ClassGuess(TaskClass(hint), 1.0, "hint", VERSION)
+    for rule in matching(asked, snapshot) if matched is None else matched:
+        if rule.task_class is not None:
+            return ClassGuess(rule.task_class, 1.0, "rule", VERSION, rule.id)
+    task_class, confidence = surface_class(features)
+    return ClassGuess(task_class, confidence, "surface", VERSION)
+
+
+def matching(asked: Asked, snapshot: Snapshot) -> tuple[Rule, ...]:
+    """The rules that a request's text matches, in their order."""
+    return tuple(each.rule for each in snapshot.rules if each.matches(asked.text)) if snapshot.rules else ()
+
+
+def decide(
+    asked: Asked,
+    snapshot: Snapshot,
+    signals: Signals,
+    now_ms: int,
+    *,
+    context: Context,
+    matched: Sequence[Rule] | None = None,
+    exploration: float = 0.0,
+) -> Choice:
+    """Choose a plan.
+
+    Args:
+        asked: The request, looked through.
+        snapshot: What rules.
+        signals: What is known of the world; recorded.
+        now_ms: Unix milliseconds.
+        context: Of the request; its deadline is not over.
+        matched: Rules that match the text, if that was found out already.
+        exploration: Share of requests that take any permitted candidate, each as likely; drawn from the request id.
+
+    Raises:
+        DeniedError: The tenant is not known.
+        NoRouteError: No candidate is left; lists what excluded each, and says how the request ends.
+    """
+    tenant = snapshot.tenant(context.tenant)
+    if tenant is None:
+        raise DeniedError(f"tenant {context.tenant} is not known (snapshot {snapshot.number})")
+    features = extract(asked.text)
+    guess = classify(asked, features, snapshot, matched)
+    route = _route(asked, context, guess, snapshot)
+    cost_limit = _least(asked.request.cost_limit_micros, tenant.max_cost_micros)
+    need = Need(
+        tokens_in=asked.tokens,
+        tokens_out=asked.request.sampling.max_tokens if asked.request.sampling else None,
+        left_ms=context.deadline_ms - now_ms,
+        cost_limit=_least(cost_limit, signals.budget_left_micros),
+        confidence=guess.confidence,
+    )
+    plans = views(
+        route,
+        snapshot,
+        tenant=tenant,
+        data_class=context.data_class,
+        capabilities=asked.capabilities,
+        task_class=guess.task_class,
+    )
+    field = _compare([weigh(view, need, signals) for view in plans], route, context.request_id, exploration)
+    chosen = field.candidates[field.taken]
+    plan_ids, tiers, models, qualities, costs = zip(
+        *[(each.view.plan.id, each.tier, each.model, each.quality, round(each.cost)) for each in field.candidates],
+        strict=True,
+    )
+    decision = Decision(
+        decision_id=derived_id("decision", context.request_id, snapshot.hash),
+        request_id=context.request_id,
+        task_class=guess.task_class,
+        class_confidence=guess.confidence,
+        confidence=chosen.quality,
+        stage=guess.stage,
+        classifier_version=guess.version,
+        feature_hash=features.hash(),
+        seed=field.seed,
+        route_id=route.id,
+        rule_id=guess.rule_id,
+        plan_id=chosen.view.plan.id,
+        tier=chosen.tier,
+        model=chosen.model,
+        candidate_plan=plan_ids,
+        candidate_tier=tiers,
+        candidate_model=models,
+        candidate_quality=qualities,
+        candidate_cost_micros=costs,
+        candidate_score=field.scores,
+        candidate_propensity=field.propensities,
+        candidate_excluded=tuple([_told(each) if each.exclusions else "" for each in field.candidates]),
+        thresholds={
+            "cost_weight": route.cost_weight,
+            "exploration": exploration,
+            "tokens_in": float(need.tokens_in),
+            "left_ms": float(need.left_ms),
+        },
+        signals=signals.to_json(),
+        policy_hash=snapshot.policy_hash,
+        registry_number=snapshot.number,
+        registry_hash=snapshot.hash,
+        decided_at_ms=now_ms,
+    )
+    return Choice(
+        decision=decision, plan=chosen.view.plan, start=chosen.start, models=chosen.models, cost_limit=cost_limit
+    )
+
+
+class _Field(NamedTuple):
+    """The candidates, compared."""
+
+    candidates: list[Candidate]
+    scores: tuple[float, ...]
+    propensities: tuple[float, ...]
+    taken: int
+    seed: int
+    """The draw, in units of 2^-53; 0 if nothing was drawn."""
+
+
+def _compare(candidates: list[Candidate], route: Route, request_id: str, exploration: float) -> _Field:
+    """Score what is left, and take the best or, as a draw from the request id says, any of them."""
+    left = [index for index, candidate in enumerate(candidates) if not candidate.exclusions]
+    if not left:
+        raise _no_route(route, candidates)
+    scores = [0.0] * len(candidates)
+    propensities = [0.0] * len(candidates)
+    best = left[0]
+    for index in left:
+        candidate = candidates[index]
+        scores[index] = candidate.quality - route.cost_weight * candidate.cost / 1000
+        propensities[index] = exploration / len(left)
+        # Equal scores: the cheaper one, then the one that the route names first.
+        if (scores[index], -candidate.cost) > (scores[best], -candidates[best].cost):
+            best = index
+    propensities[best] += 1 - exploration
+    taken, seed = best, 0
+    if exploration > 0:
+        draw = chance(request_id, "exploration")
+        seed = int(draw * _SEED_STEPS)
+        if draw < exploration:
+            taken = left[min(int(draw / exploration * len(left)), len(left) - 1)]
+    return _Field(candidates, tuple(scores), tuple(propensities), taken, seed)
+
+
+def _route(asked: Asked, context: Context, guess: ClassGuess, snapshot: Snapshot) -> Route:
+    for route in snapshot.catalogue.routes:
+        when = route.when
+        if (
+            (when.task_classes is None or guess.task_class in when.task_classes)
+            and (when.tenants is None or context.tenant in when.tenants)
+            and (when.impacts is None or asked.request.impact.value in when.impacts)
+            and (when.data_classes is None or context.data_class in when.data_classes)
+            and (when.min_confidence is None or guess.confidence >= when.min_confidence)
+            and (when.max_prompt_chars is None or asked.chars <= when.max_prompt_chars)
+            and (when.min_prompt_chars is None or asked.chars >= when.min_prompt_chars)
+        ):
+            return route
+    raise NoRouteError(f"no route takes a request of class {guess.task_class.value} (snapshot {snapshot.number})")
+
+
+def _no_route(route: Route, candidates: Sequence[Candidate]) -> NoRouteError:
+    whys = {exclusion.why for candidate in candidates for exclusion in candidate.exclusions}
+    whys = whys - {Why.TASK_CLASS} or whys  # a specialist for other work says nothing of what became of this one
+    kind = next(kind for reasons, kind in _ENDS if whys <= reasons)
+    told = "; ".join(f"{candidate.view.plan.id}: {_told(candidate)}" for candidate in candidates)
+    return kind(f"route {route.id} has no candidate left: {told}")
+
+
+def _told(candidate: Candidate) -> str:
+    return ", ".join(dict.fromkeys(map(str, candidate.exclusions)))
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)

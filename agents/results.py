@@ -1,0 +1,160 @@
+"""The one record that ends a request."""
+
+from collections.abc import Sequence
+from math import exp
+from typing import Any, Final
+
+import orjson
+
+from schemas.codec import Codec
+from schemas.delivery import DeliveryMode
+from schemas.edges import Result, Verdict
+from schemas.enums import Status
+from schemas.flow import Assignment, Completion
+from schemas.headers import Name, RawHeaders, propagate
+from schemas.ids import derived_id
+from streams.effects import Emit
+from streams.topics import RESULTS
+
+MAX_REASON_CHARS: Final = 500
+"""Reasons are for people to read; a longer one repeats itself."""
+
+
+def receipt_json(*, metadata: dict[str, str], session: str = "", route: str = "", currency: str = "USD") -> str:
+    """What the producer gets back with the result, to be carried along by the Assignment."""
+    return orjson.dumps({"metadata": metadata, "session": session, "route": route, "currency": currency}).decode()
+
+
+def end_request(
+    *,
+    headers: RawHeaders,
+    key: bytes | None,
+    status: Status,
+    now_ms: int,
+    mode: DeliveryMode,
+    codec: Codec,
+    source: str,
+    accepted_at_ms: int,
+    request_content_type: str,
+    causation_id: str,
+    error_code: str = "",
+    reason: str = "",
+    assignment: Assignment | None = None,
+    completion: Completion | None = None,
+    verdicts: Sequence[Verdict] = (),
+    duplicate_of: str = "",
+    receipt: str = "{}",
+    registry_number: int = 0,
+) -> Emit:
+    """The Result of a request, ready to be written in the form in which the request came.
+
+    Args:
+        headers: Of the record in hand, with the request's context; they go on with the result.
+        key: Of the request record.
+        status: How it ended.
+        now_ms: Unix milliseconds.
+        mode: How sure the broker lets us be.
+        codec: Writes it.
+        source: Coordinates of the request record.
+        accepted_at_ms: Unix milliseconds.
+        request_content_type: How the request was written; a JSON request gets a JSON result.
+        causation_id: ce_id of the record in hand.
+        error_code: Stable code, unless answered.
+        reason: For people, without content.
+        assignment: The step that the request ended in, if it came to one: totals of earlier steps, receipt, plan.
+        completion: What that step brought. Its output is given out only if the status is ``ANSWERED``.
+        verdicts: Checks on it.
+        duplicate_of: Request id whose result stands for this one.
+        receipt: For a request that ended at intake; otherwise the assignment's is used.
+        registry_number: Snapshot that ruled; of an assignment, the one whose choices are pinned.
+    """
+    request_id = _request_id(headers)
+    fields: dict[str, Any] = {}
+    if assignment is not None:
+        receipt = assignment.receipt
+        registry_number = registry_number or assignment.registry_chosen
+        fields |= _of_assignment(assignment)
+    if completion is not None:
+        fields |= _of_completion(completion, assignment, released=status is Status.ANSWERED)
+    back = orjson.loads(receipt)
+    content_type = codec.content_type_for(request_content_type)
+    result = Result(
+        request_id=request_id,
+        status=status,
+        error_code=error_code,
+        reason=reason if len(reason) <= MAX_REASON_CHARS else f"{reason[: MAX_REASON_CHARS - 3]}...",
+        route_id=back.get("route", ""),
+        currency=back.get("currency", "USD"),
+        verdicts=tuple(verdicts),
+        duplicate_of=duplicate_of,
+        delivery_mode=mode,
+        registry_number=registry_number,
+        accepted_at_ms=accepted_at_ms,
+        ended_at_ms=now_ms,
+        source=source,
+        session=back.get("session", ""),
+        metadata=back.get("metadata", {}),
+        **fields,
+    )
+    return Emit(
+        topic=RESULTS,
+        key=key,
+        value=codec.encode_as(result, content_type),
+        record="result",
+        id=derived_id("result", request_id),
+        headers=propagate(headers),
+        causation_id=causation_id,
+        content_type=content_type,
+    )
+
+
+def _request_id(headers: RawHeaders) -> str:
+    for name, raw in headers:
+        if name == Name.REQUEST_ID.value:
+            return raw.decode()
+    raise ValueError(f"no header {Name.REQUEST_ID.value}: only a request with an id can end")
+
+
+def _of_assignment(assignment: Assignment) -> dict[str, Any]:
+    return {
+        "task_class": assignment.task_class,
+        "plan_id": assignment.plan_id,
+        "tier": assignment.tier,
+        "steps": assignment.step_index + 1,  # a step that may not run is taken off the slip, so the index counts
+        "escalations": assignment.step_index,
+        "attempts": assignment.attempts,
+        "tokens_in": assignment.spent_tokens_in,
+        "tokens_out": assignment.spent_tokens_out,
+        "cost_micros": assignment.spent_micros,
+        "cpu_us": assignment.spent_cpu_us,
+        "order_relaxed": assignment.order_relaxed,
+    }
+
+
+def _of_completion(completion: Completion, assignment: Assignment | None, *, released: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "tier": completion.tier,
+        "model": completion.model,
+        "finish_reason": completion.finish_reason,
+        "attempts": len(completion.attempts) + (assignment.attempts if assignment else 0),
+        "tokens_in": completion.tokens_in + (assignment.spent_tokens_in if assignment else 0),
+        "tokens_out": completion.tokens_out + (assignment.spent_tokens_out if assignment else 0),
+        "cost_micros": completion.billed_micros + (assignment.spent_micros if assignment else 0),
+        "cpu_us": completion.cpu_us + (assignment.spent_cpu_us if assignment else 0),
+        "confidence": confidence_of(completion),
+    }
+    if released:
+        fields |= {
+            "output": completion.output_text if completion.output_dataref is None else None,
+            "output_parts": completion.output_parts,
+            "output_dataref": completion.output_dataref,
+            "output_sha256": completion.output_sha256,
+        }
+    return fields
+
+
+def confidence_of(completion: Completion) -> float | None:
+    """How sure the model was: the share of samples that agree, else the geometric mean of the tokens' probabilities."""
+    if completion.agreement is not None:
+        return completion.agreement
+    return None if completion.mean_logprob is None else min(1.0, exp(completion.mean_logprob))

@@ -1,0 +1,70 @@
+"""What this project needs of the insides of aiokafka's consumer."""
+
+import asyncio
+from collections.abc import Iterable
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import ConsumerStoppedError
+from aiokafka.protocol.commit import OffsetCommitRequest
+
+from streams._aiokafka import Membership, Wire
+from streams.records import TP
+
+
+def wire_of(consumer: AIOKafkaConsumer) -> Wire:
+    """A wire that shares the consumer's connections."""
+    return Wire(client=consumer._client)  # noqa: SLF001 - this module's job
+
+
+def membership_of(consumer: AIOKafkaConsumer) -> Membership:
+    """The consumer's present membership.
+
+    Take it when partitions are assigned and keep it: the library changes generation and member id as soon as it has
+    joined again, while work of the old assignment may still be on its way to a commit.
+    """
+    coordinator = consumer._coordinator  # noqa: SLF001 - this module's job
+    return Membership(
+        coordinator.group_id,
+        coordinator.generation,
+        coordinator.member_id,
+        coordinator._group_instance_id,  # noqa: SLF001 - this module's job
+    )
+
+
+def has_lost_membership(consumer: AIOKafkaConsumer) -> bool:
+    """Whether the group has already put this member out, so that nothing of it can be committed any more."""
+    generation: int = consumer._coordinator.generation  # noqa: SLF001 - this module's job
+    return bool(generation == OffsetCommitRequest.DEFAULT_GENERATION_ID)
+
+
+def is_rebalancing(consumer: AIOKafkaConsumer) -> bool:
+    """Whether polling would wait, without any limit, for the next assignment."""
+    return bool(consumer._subscription.reassignment_in_progress)  # noqa: SLF001 - this module's job
+
+
+def positions_of(consumer: AIOKafkaConsumer, tps: Iterable[TP]) -> dict[TP, int]:
+    """The next offset to read, behind records that were returned and whatever holds none, such as markers."""
+    assignment = consumer._subscription.subscription.assignment  # noqa: SLF001 - this module's job
+    states = ((tp, assignment.state_value(tp)) for tp in tps) if assignment is not None else ()
+    return {tp: state.position for tp, state in states if state is not None and state.has_valid_position}
+
+
+def background_failure(consumer: AIOKafkaConsumer) -> BaseException | None:
+    """Why a background task of the consumer ended, if one did. Without fetching, polls would stay empty for ever."""
+    for task in (consumer._fetcher._fetch_task, consumer._coordinator._coordination_task):  # noqa: SLF001 - this module's job
+        if task.done():
+            if task.cancelled():
+                return asyncio.CancelledError()
+            error: BaseException | None = task.exception()
+            return error or RuntimeError("a background task of the consumer ended")
+    return None
+
+
+def release_polls(consumer: AIOKafkaConsumer) -> None:
+    """End polls that wait for an assignment which will not come, since the consumer is to be stopped."""
+    consumer._subscription.abort_waiters(ConsumerStoppedError())  # noqa: SLF001 - this module's job
+
+
+def set_fetch_wait(consumer: AIOKafkaConsumer, wait_ms: int) -> None:
+    """Change how long the broker may hold the next fetches."""
+    consumer._fetcher._fetch_max_wait_ms = wait_ms  # noqa: SLF001 - this module's job
