@@ -103,9 +103,7 @@ def as_dict(value: Any) -> Any:
 
 
 def _codec_table() -> None:
-    print(
-        f"{'record':16} {'bytes':>6} {'encode':>7} {'fastavro':>9} {'decode':>7} {'fastavro':>9}   (fastavro: without the dict)"
-    )
+    print(f"{'record':16} {'bytes':>6} {'encode':>7} {'fastavro':>9} {'decode':>7} {'fastavro':>9}   (fastavro: dicts)")
     for record in records():
         kind, schema = type(record), current(type(record)).parsed
         data, datum = CODEC.encode(record), as_dict(record)

@@ -3,8 +3,8 @@
 Usage: ``python -m bench.surface_classes FILE...``; each file is JSON lines (or gzip of them) with ``prompt``,
 ``source`` and ``label`` or ``class``.
 
-A random split flatters, because prompts of one source look alike. So the table keeps apart the sources that were looked
-at when the cues were written, and the confidence table is fitted anew for each source on all others before it is applied.
+A random split flatters, because prompts of one source look alike. So the table keeps apart the sources that were
+looked at when the cues were written, and the confidence table is fitted anew for each source on all others.
 """
 
 import gzip

@@ -19,7 +19,6 @@ from schemas.headers import Header, Name, RawHeaders, value_of
 from schemas.request_json import json_object
 
 SPEC_VERSION: Final = "1.0"
-STRUCTURED: Final = "application/cloudevents+json"
 _STRUCTURED_PREFIX: Final = "application/cloudevents"
 _HEADER_PREFIX: Final = "ce_"
 _REQUIRED: Final = ("id", "source", "type")

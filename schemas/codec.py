@@ -174,7 +174,7 @@ class Codec:
             raise UndecodableError(f"{record.__name__}: {ours.reader.explain(data, start)}") from error
         if end != len(data):
             raise UndecodableError(f"{record.__name__}: {ours.reader.explain(data, start)}")
-        return cast("R", validated(record, value) if ours.is_edge else value)
+        return cast("R", _validated(record, value) if ours.is_edge else value)
 
     def close(self) -> None:
         """Release the connections to the schema registry, if there is one."""
@@ -260,7 +260,7 @@ def _translating(ours: _Functions, writer: Schema) -> Read:
     return read
 
 
-def validated(record: type[Any], value: object) -> Any:
+def _validated(record: type[Any], value: object) -> Any:
     """An edge record from what was read.
 
     Raises:

@@ -8,7 +8,8 @@ gives.
 
 import hashlib
 import re
-from typing import Final, TypeVar
+from datetime import timedelta
+from typing import Final
 
 from schemas.catalogue import Intake
 from schemas.codec import Codec
@@ -19,8 +20,6 @@ from schemas.errors import InvalidRequestError, UndecodableError
 from schemas.headers import MAX_HEADERS, Context, Name, RawHeaders, checked_id, checked_int
 from schemas.ids import MAX_ID_CHARS, id_from_coordinates
 from schemas.request_checks import DEFAULT_INLINE_BYTES, check_request
-
-E = TypeVar("E", bound=DataClass)
 
 MAX_TRACESTATE: Final = 512
 """Characters of a tracestate that are handed on (W3C Trace Context asks for at least this)."""
@@ -185,8 +184,8 @@ def _base(timestamp_ms: int, now_ms: int) -> int:
     return timestamp_ms if 0 < timestamp_ms < now_ms else now_ms
 
 
-def _ms(duration: object) -> int:
-    return round(duration.total_seconds() * 1000)  # type: ignore[attr-defined,no-any-return]
+def _ms(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)
 
 
 def _raw(headers: RawHeaders, name: str) -> bytes | None:

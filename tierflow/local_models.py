@@ -1,7 +1,6 @@
 """The llama.cpp servers of a catalogue: which there must be, their weights, and keeping them up."""
 
 import asyncio
-import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from tierflow.environment import callable_models
 from tierflow.processes import Restarts
 
 _LOOK_S: Final = 1.0
+PARALLEL: Final = 2
+"""Answers that a server works on at a time: two together cost less than one after the other."""
 LOAD_WITHIN: Final = timedelta(minutes=3)
 """A gigabyte from a cold disk on a busy machine; 2 s on a warm one."""
 
@@ -89,7 +90,7 @@ class LocalServers:
         files: Weights by name.
         logs: Folder of their logs.
         tell: Called with a line when one died and when it is back.
-        threads: Threads of each server; all cores if None.
+        threads: Threads of each server; half the cores if None, since too many wait by spinning.
     """
 
     def __init__(
@@ -112,7 +113,8 @@ class LocalServers:
         self._servers = {
             model.endpoint: LlamaServer(
                 files[model.weights],
-                threads=threads or os.cpu_count(),
+                threads=threads,
+                parallel=PARALLEL,
                 context=model.context,
                 port=port,
                 api_key=self._keys[model.endpoint],

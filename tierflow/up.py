@@ -53,7 +53,7 @@ class UpOptions:
         models: Other models behind the catalogue's model ids, by id.
         workers: Worker processes by tier; one where it says nothing.
         archive: Folder of the archive; one below ``folder`` if None.
-        threads: Threads of each local model; all cores if None.
+        threads: Threads of each local model; half the cores if None.
         log_level: Of the agents.
         restarts: How agents that died come back.
     """

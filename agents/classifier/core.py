@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
 from agents.classifier.cues import PHRASES, WORDS
 from agents.classifier.features import CONFIDENCE, Features, extract, surface_class
-from agents.classifier.filters import Candidate, Need, Why, views, weigh
+from agents.classifier.filters import Candidate, Need, weigh
 from agents.classifier.prompt import Asked
+from agents.classifier.views import Why, views
 from agents.signals import Signals
 from registry.snapshot import Snapshot
 from schemas.catalogue import Plan, Route, Rule
@@ -25,8 +25,7 @@ _SEED_STEPS: Final = 1 << 53
 """The draw is recorded as a whole number of these: exact in a double."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClassGuess:
+class ClassGuess(NamedTuple):
     """What a request was taken for.
 
     Attributes:
@@ -44,8 +43,7 @@ class ClassGuess:
     rule_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(NamedTuple):
     """A decision and what is needed to act on it."""
 
     decision: Decision

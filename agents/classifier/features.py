@@ -49,7 +49,6 @@ _NUMBERS: Final = bytes(code if code in _DIGITS or code in b".," else 32 for cod
 
 # The patterns below run only where a cheap look says that they may find something.
 _CHOICES = re.compile(rb"[\s(]([A-Ea-e])[).:]\s?(?=\S)")
-_CHOICE_SIGNS: Final = (b"B)", b"B.", b"b)", b"B:")
 _LABELS = re.compile(rb"^[A-Z][\w ]{1,24}:", re.MULTILINE)
 _ITEMS = re.compile(rb"^[ \t]*(?:[-*]|\d{1,2}[.)])[ \t]", re.MULTILINE)
 _FORMULA = re.compile(rb"\\[a-z]+|[a-z)]\^|\b[xyzn\d)] ?[-+=*/^] ?[\dxyzn(]\b|\d[xyn]\b")
@@ -177,7 +176,7 @@ def extract(text: str) -> Features:
         sum(raw.count(sign) for sign in _CODE_SIGNS) if brackets or code_marks else 0,
         len(_FORMULA.findall(raw)) if operators or b"\\" in raw else 0,
         _count(raw, _MONEY),
-        len(set(_CHOICES.findall(raw))) if any(sign in raw for sign in _CHOICE_SIGNS) else 0,
+        len(set(_CHOICES.findall(raw))) if b"B)" in raw or b"B." in raw or b"b)" in raw or b"B:" in raw else 0,
         len(_LABELS.findall(raw)) if lines else 0,
         len(_ITEMS.findall(raw)) if lines else 0,
         _count(raw, _UPPER),

@@ -12,7 +12,7 @@ from schemas.content_types import sniff
 from schemas.edges import Request
 from schemas.enums import Action, Delivery, IdempotencyScope
 from schemas.errors import DeniedError, InputError, InvalidRequestError, TooLargeError, UndecodableError
-from schemas.headers import Context
+from schemas.headers import Context, Name
 from schemas.ids import coordinates
 from schemas.request_checks import check_request
 from schemas.requests import content_type_of, request_context, salvaged_context
@@ -167,3 +167,11 @@ def scope_key(request: Request, context: Context) -> str:
         case _:
             scope = context.tenant
     return f"{request.idempotency_scope.value}\n{scope}\n{request.idempotency_key}"
+
+
+def record_id(record: InRecord) -> str:
+    """ce_id of a record, empty if it has none."""
+    for name, raw in reversed(record.headers):
+        if name == Name.CE_ID.value:
+            return raw.decode("utf-8", "replace")
+    return ""

@@ -7,24 +7,23 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-import orjson
-
 from agents.classifier.core import Choice, NoRouteError, decide
-from agents.classifier.intake import Arrival, read_arrival, scope_key
+from agents.classifier.duplicates import duplicate_event
+from agents.classifier.intake import Arrival, read_arrival, record_id, scope_key
 from agents.plan import make_slip
 from agents.results import end_request, receipt_json
 from agents.signals import NO_SIGNALS, Signals
 from registry.snapshot import Snapshot
 from schemas.codec import Codec
-from schemas.enums import EventType, Status
+from schemas.enums import Status
 from schemas.errors import DeadlineExceededError, InputError, TierflowError, UndecodableError
-from schemas.flow import Assignment, ProvenanceEvent, Slip
+from schemas.flow import Assignment, Slip
 from schemas.headers import Context, Name
-from schemas.ids import derived_id, id_from_coordinates
+from schemas.ids import derived_id
 from streams.effects import DeadLetter, Disposition, Effects, Emit, View
 from streams.receiver import Receiver
 from streams.records import InRecord
-from streams.topics import PROVENANCE, REQUESTS, Names, tier_topic
+from streams.topics import REQUESTS, Names, tier_topic
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +129,7 @@ class ClassifierStage:
         if context is None or isinstance(error, UndecodableError):
             return Effects(dead_letters=(_dead_letter(error),))
         if not arrival.admission.admitted:
-            return Effects(outputs=(self._duplicate_event(record, arrival, context, view),))
+            return Effects(outputs=(duplicate_event(record, arrival, context, view, self._names, self._codec),))
         if error is not None:
             return self._end(record, arrival, context, view, Status.REFUSED, error.code, str(error))
         if arrival.key_owner not in {"", context.request_id}:
@@ -195,7 +194,7 @@ class ClassifierStage:
             record="assignment",
             id=derived_id("assignment", request_id, "0"),
             headers=context.headers(),
-            causation_id=_record_id(record) or request_id,
+            causation_id=record_id(record) or request_id,
             content_type=self._codec.content_type,
         )
 
@@ -231,7 +230,7 @@ class ClassifierStage:
             source=arrival.source,
             accepted_at_ms=view.now_ms,
             request_content_type=arrival.content_type,
-            causation_id=_record_id(record) or context.request_id,
+            causation_id=record_id(record) or context.request_id,
             error_code=code,
             reason=reason,
             duplicate_of=duplicate_of,
@@ -239,48 +238,6 @@ class ClassifierStage:
             registry_number=view.rules.number,
         )
         return Effects(outputs=(emit,))
-
-    def _duplicate_event(self, record: InRecord, arrival: Arrival, context: Context, view: View[Snapshot]) -> Emit:
-        """A record whose request id was seen at other coordinates: no result, but not forgotten either.
-
-        Named by its coordinates: a producer that sends a record twice gives both copies the same ce_id.
-        """
-        record_id = id_from_coordinates(record.topic, record.partition, record.offset)
-        event = ProvenanceEvent(
-            event_id=derived_id("event", record_id, "0"),
-            event_type=EventType.REQUEST_DUPLICATE,
-            request_id=context.request_id,
-            root_id=context.root_id,
-            tenant=context.tenant,
-            time_ms=record.timestamp_ms if record.timestamp_ms > 0 else view.now_ms,
-            recorded_ms=view.now_ms,
-            stage=NAME,
-            source="",
-            epoch=0,
-            sequence=0,
-            record_id=record_id,
-            status=Status.DUPLICATE.value,
-            reason=f"the request id was seen before, at {arrival.admission.of}",
-            registry_number=view.rules.number,
-            data_class=context.data_class.value,
-            delivery_mode=view.mode.value,
-            detail=orjson.dumps({"first": arrival.admission.of, "ce_id": _record_id(record)}).decode(),
-            traceparent=context.traceparent,
-            src_topic=self._names.logical(record.topic),
-            src_partition=record.partition,
-            src_offset=record.offset,
-            src_timestamp_ms=record.timestamp_ms,
-        )
-        return Emit(
-            topic=PROVENANCE,
-            key=context.request_id.encode(),
-            value=self._codec.encode(event),
-            record="provenance_event",
-            id=event.event_id,
-            headers=context.headers(),
-            causation_id=_record_id(record) or context.request_id,
-            content_type=self._codec.content_type,
-        )
 
     def fail(self, record: InRecord, view: View[Snapshot], error: TierflowError) -> Effects:
         """A dead letter, and a ``failed`` result if the record was accepted. Never raises."""
@@ -300,14 +257,6 @@ def _dead_letter(error: TierflowError | None, disposition: Disposition = Disposi
     if error is None:
         return DeadLetter(code=TierflowError.code, message="the record could not be read", disposition=disposition)
     return DeadLetter(code=error.code, message=str(error), disposition=disposition)
-
-
-def _record_id(record: InRecord) -> str:
-    """ce_id of a record that has one."""
-    for name, raw in reversed(record.headers):
-        if name == Name.CE_ID.value:
-            return raw.decode("utf-8", "replace")
-    return ""
 
 
 def _untraced(record: InRecord) -> bool:

@@ -10,9 +10,10 @@ import orjson
 
 from agents.guardrail.checks import json_of
 from agents.guardrail.core import Ruling, check, merge, outcome_of
-from agents.plan import NO_LIMITS, End, Limits, Run, advance, onward
+from agents.plan import NO_LIMITS, End, Limits, Run, StepState, advance, onward
 from agents.results import end_request
 from registry.snapshot import Snapshot
+from schemas.catalogue import Pattern
 from schemas.codec import Codec
 from schemas.edges import Request
 from schemas.enums import Status
@@ -81,14 +82,17 @@ class GuardrailStage:
             request = self._codec.decode(Request, assignment.request, assignment.request_content_type)
         snapshot = view.rules
         ruling = merge(check(completion, slip.steps[slip.index], request, snapshot), snapshot.catalogue.policies)
-        last = slip.index == len(slip.steps) - 1
+        outcome = outcome_of(ruling, completion)
+        may_go_on = slip.index < len(slip.steps) - 1 and (
+            outcome.state is not StepState.ACCEPTED or slip.pattern == Pattern.PIPELINE.value
+        )
         move = advance(
             slip,
-            outcome_of(ruling, completion),
+            outcome,
             snapshot,
             view.now_ms,
             assignment.deadline_ms,
-            limits=NO_LIMITS if last else _limits(record, completion, assignment, snapshot),
+            limits=_limits(record, completion, assignment, snapshot) if may_go_on else NO_LIMITS,
         )
         if isinstance(move, Run):
             return Effects(outputs=(self._go_on(record, view, completion, assignment, ruling, move.index),))

@@ -13,12 +13,11 @@ from agents.classifier.filters import (
     KEEPS_GOOD,
     Candidate,
     Need,
-    Why,
     _weigh_each,
     expected,
-    views,
     weigh,
 )
+from agents.classifier.views import Why, views
 from agents.signals import NO_SIGNALS, Signals
 from registry.snapshot import Snapshot
 from schemas.catalogue import Accept, Pattern, Plan, Route, Tenant

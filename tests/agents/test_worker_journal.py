@@ -199,7 +199,7 @@ async def test_a_retry_is_left_to_the_owner_who_took_over(server, state):
 
 async def test_the_deadline_comes_while_somebody_else_is_at_work(server, state):
     server.default = Reply(trick=Trick.STALL)
-    record = a_record(an_assignment(a_snapshot(), deadline_s=0.6))
+    record = a_record(an_assignment(a_snapshot(), deadline_s=2))
     async with (
         worker(state, url=server.base_url, snapshot=a_snapshot(step={"timeout": timedelta(seconds=5)})) as here,
         worker(state, url=server.base_url, owner="worker-2") as there,

@@ -7,13 +7,16 @@ import orjson
 import pytest
 
 from agents.worker.stage import SNAPSHOT_WAIT
+from registry.snapshot import Snapshot
 from schemas.catalogue import Policies
 from schemas.enums import DataClass, FinishReason, Outcome, Status
 from schemas.errors import StateStoreError, TierflowError, UndecodableError
-from schemas.fakes import MemoryState
+from schemas.fakes import MemoryState, ScriptedProvider
 from schemas.flow import Completion
 from schemas.headers import Name
 from schemas.ids import derived_id
+from schemas.ports import ModelAnswer
+from streams.effects import Stage
 from tests.agents.worker_parts import (
     CODEC,
     FREE,
@@ -89,7 +92,7 @@ ENDED = {
     "bad request": (error(400), "bad_request"),
     "unknown model": (error(404), "bad_request"),
 }
-IMPATIENT = {"timeout": timedelta(seconds=0.3)}
+IMPATIENT = {"timeout": timedelta(seconds=1)}
 
 
 @pytest.mark.parametrize("name", RETRIED)
@@ -235,9 +238,27 @@ async def test_a_request_that_came_too_late_ends_here_without_a_call(server):
 async def test_a_call_ends_with_the_deadline_and_is_told(server):
     server.default = Reply(trick=Trick.STALL)
     async with worker(url=server.base_url) as here:
-        done = await here.completion(a_record(an_assignment(here.holder.current, deadline_s=0.5)))
+        done = await here.completion(a_record(an_assignment(here.holder.current, deadline_s=2)))
     assert (done.outcome, done.failure, len(done.attempts)) == (Outcome.TIMEOUT, "timeout", 1)
     assert server.calls == 1
+
+
+async def test_no_call_may_take_longer_than_the_deadline_leaves():
+    provider = ScriptedProvider(default=ModelAnswer(text="42", finish_reason=FinishReason.STOP))
+
+    class One:
+        def of(self, model):
+            return provider
+
+        async def close(self):
+            await provider.close()
+
+    async with worker(providers=One()) as here:
+        await here.completion(a_record(an_assignment(here.holder.current, deadline_s=3)))
+        await here.completion(a_record(an_assignment(here.holder.current, deadline_s=60, request_id="r-2")))
+    assert timedelta(0) < provider.calls[0].timeout <= timedelta(seconds=3)
+    assert provider.calls[1].timeout == timedelta(seconds=5)
+    assert provider.closed
 
 
 async def test_a_decision_under_a_snapshot_that_is_not_here_waits_for_it(server):
@@ -367,6 +388,8 @@ async def test_what_can_not_be_handled_is_a_dead_letter_and_a_failed_result(serv
 
 async def test_the_loop_is_told_what_the_stage_is():
     async with worker() as here:
+        stage: Stage[Snapshot] = here.stage
+        assert await stage.prepare([], here.view()) is None
         assert (here.stage.name, list(here.stage.inputs)) == ("worker-fast", ["tier.fast"])
         assert here.stage.concurrency == 1000
 

@@ -125,3 +125,14 @@ def test_the_example_of_the_documentation_is_sound(tmp_path: Path) -> None:
     (tmp_path / "example.yaml").write_text(example, encoding="utf-8")
     report = check_files([tmp_path], retention=TopicSettings().retention)
     assert report.errors == report.warnings == ()
+
+
+def test_local_mathematics_is_computed_where_it_can_be() -> None:
+    catalogue = load_catalogue("local")
+    plans = {plan.id: plan for plan in catalogue.plans}
+    sums, problems = (next(r for r in catalogue.routes if r.id == name) for name in ("sums", "word-problems"))
+    assert sums.when.max_prompt_chars is not None
+    assert problems.when.min_prompt_chars is not None
+    assert sums.when.max_prompt_chars < problems.when.min_prompt_chars
+    assert plans[sums.plans[0]].steps[0].models == ("arithmetic",)
+    assert all(step.parameters["program"] for step in plans[problems.plans[0]].steps)

@@ -15,8 +15,9 @@ from pydantic import SecretStr
 
 from schemas.codec import Codec, open_codec
 from schemas.confluent import HttpSchemaRegistry, SchemaIds
-from schemas.content_types import CONFLUENT
+from schemas.content_types import AVRO, CONFLUENT
 from schemas.contract import FILES, Record, current
+from schemas.edges import Request
 from schemas.enums import Outcome
 from schemas.errors import ConfigurationError, SchemaRegistryError, StateStoreError, UndecodableError
 from schemas.fakes import FakeClock, MemoryRegistry
@@ -92,6 +93,22 @@ def test_every_record_is_registered_once_under_its_full_name(server: RegistrySer
     before = len(server.schemas)
     open_codec(CodecSettings(schema_registry_url=server.url)).close()
     assert len(server.schemas) == before
+
+
+def test_without_a_registry_the_single_object_encoding_is_written() -> None:
+    codec = open_codec(CodecSettings())
+    assert codec.content_type == AVRO
+    assert codec.decode(Slip, codec.encode(SLIP), "Avro/Binary; v=1") == SLIP
+    codec.close()
+
+
+def test_a_codec_with_a_registry_reads_and_answers_in_both_framings(codec: Codec) -> None:
+    single = Codec().encode(REQUEST)
+    assert codec.decode(Request, single) == codec.decode(Request, codec.encode(REQUEST), AVRO) == REQUEST
+    assert codec.content_type_for(AVRO) == AVRO
+    assert codec.content_type_for(CONFLUENT) == codec.content_type_for("") == CONFLUENT
+    assert codec.encode_as(REQUEST, AVRO) == single
+    assert codec.encode_as(REQUEST, CONFLUENT) == codec.encode(REQUEST)
 
 
 def test_credentials_are_sent(server: RegistryServer) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from streams._aiokafka import TRANSACTION, Wire
@@ -222,6 +223,29 @@ class TestTrouble:
             consumer._fetcher._fetch_task.cancel()
             with pytest.raises(DeliveryError, match=group):
                 await take(source, 1)
+
+    async def test_an_error_loses_nothing(self, kafka: KafkaConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The library forgets what it took from other partitions when one of them fails."""
+        topic = await make_topic(kafka)
+        group = await make_group(kafka, topic)
+        await fill(kafka, topic, b"a", b"b")
+        async with member_of(kafka, group, topic) as source:
+            consumer = source._consumer
+            assert consumer is not None
+            taken: list[object] = []
+            real = consumer.getmany
+
+            async def take_and_fail(**options: object) -> object:
+                fetched = await real(**options)
+                if fetched and not taken:
+                    taken.append(fetched)
+                    raise KafkaError("another partition failed")
+                return fetched
+
+            monkeypatch.setattr(consumer, "getmany", take_and_fail)
+            with pytest.raises(BrokerUnavailableError, match="another partition"):
+                await take(source, 2)
+            assert [record.value for record in await take(source, 2)] == [b"a", b"b"]
 
     async def test_stop_ends_a_waiting_poll(self, kafka: KafkaConnection) -> None:
         topic = await make_topic(kafka)

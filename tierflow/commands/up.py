@@ -34,7 +34,9 @@ def up(
     workers: Annotated[
         str, typer.Option(metavar="TIER=N,...", help="Worker processes of a tier, such as fast=2.")
     ] = "",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each local model.", show_default="all")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each local model.", show_default="half the cores")
+    ] = None,
     folder: Annotated[Path | None, typer.Option("--dir", metavar="FOLDER", show_default=".tierflow")] = None,
 ) -> int:
     """Start broker, state store, local models and all agents, and keep them running until Ctrl-C.
