@@ -2,9 +2,9 @@
 
     python -m bench.hop [--broker embedded kafka]
 
-In: one classifier process as ``tierflow run classifier`` starts it, with the catalogue of the local run (rules, filters,
-scores), the surface classifier, the idempotent receiver in a real Valkey, decision and slip encoded, and on Kafka
-a transaction a commit. The requests are the prompts of ``examples/``. Out: broker, state store, client.
+In: one classifier process as ``tierflow run classifier`` starts it, with the catalogue of the local run (rules,
+filters, scores), the surface classifier, the idempotent receiver in a real Valkey, decision and slip encoded, and on
+Kafka a transaction a commit. The requests are the prompts of ``examples/``. Out: broker, state store, client.
 Floor: a process that copies records with 13 headers, commits at the same pace, and does nothing else; with this
 project's client and with aiokafka's own producer. Flat out, the floor starts with everything there; the hop gets
 everything at once while it runs.
@@ -51,15 +51,12 @@ class HopCost:
 
 async def measure(broker: BrokerChoice, options: Options, rates: Sequence[float] = RATES) -> list[HopCost]:
     """The classifier's hop at each rate."""
-    rows = []
     async with open_house(broker, options.folder, catalogue="local") as house, _workers_marked(house):
         await house.start("classifier")
         topics = [tier_topic(tier.id) for tier in house.catalogue.tiers]
         async with house.load(outof=[*topics, RESULTS]) as load:
             await warm_up(load, options.warm_s, rates[0] or 500.0)
-            for rate in rates:
-                rows.append(await _at(rate, house, load, options))
-    return rows
+            return [await _at(rate, house, load, options) for rate in rates]
 
 
 async def _at(rate: float, house: House, load: Load, options: Options) -> HopCost:

@@ -3,8 +3,8 @@
     python -m bench.latency [--broker embedded kafka]
 
 Path: from just before the send to ``requests`` to the arrival of the result at a read-committed reader, through
-classifier, worker and guardrail, each a process, with the state store and a model behind real HTTP that answers at once.
-On Kafka each of the three hops is a transaction. Audit and archive run beside it, as they do in an installation.
+classifier, worker and guardrail, each a process, with the state store and a model behind real HTTP that answers at
+once. On Kafka each of the three hops is a transaction. Audit and archive run beside it, as they do in an installation.
 Floor: three bare hops, each a process, which copy records with 13 headers and do nothing; with aiokafka's own producer,
 and with this project's. In both: the way to the broker and back of the client.
 """
@@ -74,7 +74,7 @@ async def main(options: Options) -> None:
             [COMMIT[row.broker], row.what, row.ran.p50_ms, row.ran.p99_ms, times, row.cpu_s_per_1000, row.ran.missing]
         )
     show(
-        f"Latency at {RATE:g}/s for {options.seconds:g} s, after {options.warm_s:g} s of load; goal: {GOAL:g} x aiokafka",
+        f"Latency at {RATE:g}/s, {options.seconds:g} s after {options.warm_s:g} s of load; goal: {GOAL:g} x aiokafka",
         ["broker", "what", "p50 ms", "p99 ms", "x aiokafka, p50 / p99", "CPU s per 1,000", "missing"],
         cells,
         "CPU: the hops' processes; for the path classifier, workers and guardrail.",

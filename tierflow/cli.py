@@ -117,12 +117,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(args=given, prog_name="tierflow", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read went away, as `head` does. The interpreter would complain about it once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return _nobody_reads()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # seen by rich or typer first
+            return _nobody_reads()
+        raise
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where every error becomes a line
         return _end(error, given)
     return code if isinstance(code, int) else 0
+
+
+def _nobody_reads() -> int:
+    """Whoever read went away, as ``head`` does. The interpreter would complain once more when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _end(error: BaseException, given: Sequence[str]) -> int:

@@ -6,20 +6,24 @@ from datetime import timedelta
 
 import pytest
 
-from schemas.enums import Outcome
+from agents.worker import core
+from schemas.catalogue import Policies
+from schemas.clock import SystemClock
+from schemas.enums import Outcome, Status
 from schemas.errors import StateStoreError
 from schemas.fakes import MemoryState
 from schemas.flow import Completion
 from streams.records import InRecord
 from tests.agents.worker_parts import (
     CODEC,
-    SystemClock,
     Worker,
     a_record,
     a_request,
     a_snapshot,
+    a_work,
     an_assignment,
     attempts_of,
+    result_of,
     worker,
 )
 from tests.doubles.model_server import ModelServer, Reply, Trick, error
@@ -72,8 +76,6 @@ async def test_delivered_again_the_same_bytes_and_no_call(server, state, step, b
 
 
 async def test_an_answer_is_reused_though_its_model_was_forbidden_meanwhile(server, state):
-    from schemas.catalogue import Policies
-
     record = a_record(an_assignment(a_snapshot()))
     async with worker(state, url=server.base_url) as here:
         first = await here.effects(record)
@@ -248,6 +250,35 @@ async def test_a_state_store_restarted_empty_costs_no_call_that_is_running(serve
     assert server.calls == 1
 
 
+async def test_a_claim_that_took_too_long_leaves_no_call_that_nobody_made(server, state):
+    record = a_record(an_assignment(a_snapshot(), deadline_s=0.5))
+    claim = state.claim
+
+    async def slow(*args):
+        reply = await claim(*args)
+        await asyncio.sleep(0.6)
+        return reply
+
+    state.claim = slow
+    for owner in ("worker-1", "worker-2"):
+        async with worker(state, url=server.base_url, owner=owner) as here:
+            assert result_of(await here.effects(record)).status is Status.EXPIRED
+    assert server.calls == 0
+
+
+async def test_an_owner_who_died_before_calling_hides_nobody_s_call(server, state):
+    assignment = an_assignment(a_snapshot())
+    record, key = a_record(assignment), core.step_key(a_work(a_snapshot()))
+    async with worker(state, url=server.base_url, owner="worker-0") as here:
+        await here.operations.claim(key, b"")
+    async with worker(state, url=server.base_url) as here:
+        await killed(here, record, server)
+    async with worker(state, url=server.base_url, owner="worker-2") as there:
+        done = await there.completion(record)
+    assert [attempt.claim_owner for attempt in attempts_of(done)] == ["worker-1", "worker-2"]
+    assert len(done.attempts) == server.calls
+
+
 # -- samples -----------------------------------------------------------------------------------------------------------
 
 
@@ -335,8 +366,6 @@ async def test_as_many_samples_as_the_allowance_pays_for(server, state):
 
 
 async def test_samples_too_late_end_the_request(server, state):
-    from tests.agents.worker_parts import result_of
-
     snapshot = a_snapshot(step=SAMPLED)
     async with worker(state, url=server.base_url, snapshot=snapshot) as here:
         effects = await here.effects(a_record(an_assignment(snapshot, deadline_s=-1)))

@@ -9,6 +9,7 @@ import pytest
 from agents.worker.stage import SNAPSHOT_WAIT
 from registry.snapshot import Snapshot
 from schemas.catalogue import Policies
+from schemas.clock import SystemClock
 from schemas.enums import DataClass, FinishReason, Outcome, Status
 from schemas.errors import StateStoreError, TierflowError, UndecodableError
 from schemas.fakes import MemoryState, ScriptedProvider
@@ -20,7 +21,6 @@ from streams.effects import Stage
 from tests.agents.worker_parts import (
     CODEC,
     FREE,
-    SystemClock,
     a_model,
     a_record,
     a_request,
@@ -398,13 +398,15 @@ async def test_a_thousand_calls_wait_side_by_side_in_one_thread(server):
     import threading
 
     server.default = Reply(text="42", latency_s=1.0)
-    async with worker(url=server.base_url) as here:
+    patient = a_snapshot(step={"timeout": timedelta(seconds=60)})
+    async with worker(url=server.base_url, snapshot=patient) as here:
         snapshot = here.holder.current
         records = [a_record(an_assignment(snapshot, request_id=f"r-{n}", deadline_s=60)) for n in range(1000)]
         threads = threading.active_count()
         done = await asyncio.gather(*(here.completion(record) for record in records))
         assert threading.active_count() == threads
     assert {each.outcome for each in done} == {Outcome.OK}
+    assert [attempt.error for each in done for attempt in attempts_of(each) if attempt.error] == []
     assert server.calls == 1000
     assert server.most_open > 500
     assert max(server.by_key.values()) == 1

@@ -1,6 +1,5 @@
 """A small catalogue, records and a stage for tests of the worker: real codec, real HTTP, a state store in memory."""
 
-import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,6 +13,7 @@ from agents.worker.stage import WorkerStage
 from registry.holder import SnapshotHolder
 from registry.snapshot import Snapshot
 from schemas.catalogue import Catalogue, Model, Pattern, Plan, Policies, Price, Route, StepSpec, Tier
+from schemas.clock import SystemClock
 from schemas.codec import Codec
 from schemas.delivery import DeliveryMode
 from schemas.edges import Request, Result
@@ -30,16 +30,6 @@ CODEC = Codec()
 PRICE = Price(version="2026-01", input_micros_per_million=1_000_000, output_micros_per_million=2_000_000)
 """One micro-unit a prompt token, two an answer token."""
 FREE = Price(version="free", input_micros_per_million=0, output_micros_per_million=0)
-
-
-class SystemClock:
-    """The real clocks."""
-
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-    def monotonic(self) -> float:
-        return time.monotonic()
 
 
 def a_model(model_id="first", **changes) -> Model:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,28 +14,27 @@ from tierflow.front import Front, Globals
 from tierflow.installation import Agent, Installation, process_created
 
 
-def running(folder: Path, **changes: object) -> Installation:
-    note = Installation(
-        **{
-            "pid": os.getpid(),
-            "created": process_created(os.getpid()),
-            "started_ms": 1,
-            "broker": "embedded",
-            "bootstrap": "127.0.0.1:4242",
-            "state": "embedded",
-            "state_url": "redis://127.0.0.1:4243/0",
-            "prefix": "mine.",
-            "archive": str(folder / "archive"),
-            "logs": str(folder / "logs"),
-            "agents": (Agent(name="a", group="g", pid=1, log="l"),),
-            **changes,
-        }
-    )
+def running(folder: Path, **changes: Any) -> Installation:
+    fields: dict[str, Any] = {
+        "pid": os.getpid(),
+        "created": process_created(os.getpid()),
+        "started_ms": 1,
+        "broker": "embedded",
+        "bootstrap": "127.0.0.1:4242",
+        "state": "embedded",
+        "state_url": "redis://127.0.0.1:4243/0",
+        "prefix": "mine.",
+        "archive": str(folder / "archive"),
+        "logs": str(folder / "logs"),
+        "agents": (Agent(name="a", group="g", pid=1, log="l"),),
+        **changes,
+    }
+    note = Installation(**fields)
     note.save(folder)
     return note
 
 
-def front(folder: Path, **options: object) -> tuple[Front, io.StringIO]:
+def front(folder: Path, **options: Any) -> tuple[Front, io.StringIO]:
     err = io.StringIO()
     return Front(Globals(folder=folder, **options), Console(out=io.StringIO(), err=err)), err
 
