@@ -2,8 +2,8 @@
 
     python -m bench.memory [--broker embedded kafka]
 
-Each stage is started only when all records lie in the topics before it, and stopped before the next one starts; shown is
-the most that its process ever had resident. The bound that ``streams/loop.py`` states: at most ``loop.max_in_flight``
+Each stage is started only when all records lie in the topics before it, and stopped before the next starts; shown is
+the most its process ever had resident. The bound that ``streams/loop.py`` states: at most ``loop.max_in_flight``
 records (512) and ``loop.max_in_flight_bytes`` (64 MiB) are held, beside one fetch of the client, which takes at most
 a topic's largest record (2 MiB) from each partition.
 """

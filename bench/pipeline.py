@@ -3,8 +3,8 @@
     python -m bench.pipeline [--broker embedded kafka]
 
 All agents run as ``tierflow run`` starts them, one process each, three workers of which the requests use one. In: each
-agent's whole process, its client libraries and idling included; the archive with its segments sealed. Out, in columns of
-their own: broker, state store, and the model double behind real HTTP. Not shown: the client. Each request takes one
+agent's whole process, its client libraries and idling included; the archive with its segments sealed. Out, in columns
+of their own: broker, state store, and the model double behind real HTTP. Not shown: the client. Each request takes one
 step: a call, five provenance events. Flat out, all requests are sent at once.
 """
 

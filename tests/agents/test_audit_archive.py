@@ -1,5 +1,7 @@
 """The archive: rows go in once, whatever dies between writing, sealing and noting."""
 
+from typing import Any
+
 import pytest
 
 from agents.audit.archive import MANIFEST, OPEN, ArchiveWriter, columns, read_manifest, row_of
@@ -10,7 +12,7 @@ from schemas.flow import ProvenanceEvent
 
 
 def event(number: int, request_id: str = "r-1", **more) -> ProvenanceEvent:
-    values = {
+    values: dict[str, Any] = {
         "event_id": f"e-{number}",
         "event_type": EventType.MODEL_ATTEMPTED,
         "request_id": request_id,

@@ -1,13 +1,15 @@
 """Completeness of stories: each missing, doubled or contradicting event is found."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
 from agents.audit import core
 from agents.audit.reader import reconcile
-from agents.audit.story import REQUIRED, gaps, tell
+from agents.audit.story import REQUIRED, Story, gaps, tell
 from schemas.edges import Result, Verdict
 from schemas.enums import Action, EventType, FinishReason, Outcome, Status, TaskClass
 from schemas.flow import Assignment, Attempt, Completion, Decision, ProvenanceEvent, Slip, Step
@@ -126,7 +128,7 @@ def completion(index: int) -> Completion:
 
 
 def result(status: Status = Status.ANSWERED, **more) -> Result:
-    values = {
+    values: dict[str, Any] = {
         "request_id": REQUEST,
         "status": status,
         "delivery_mode": "exactly_once",
@@ -154,7 +156,7 @@ def cascade() -> list[ProvenanceEvent]:
     ]
 
 
-def story(events):
+def story(events: Iterable[ProvenanceEvent]) -> Story:
     return tell(REQUEST, [asdict(event) for event in events])
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
-from schemas.fakes import FakeClock
 
 from schemas.delivery import DeliveryMode
 from schemas.errors import (
@@ -18,6 +17,7 @@ from schemas.errors import (
     StateStoreError,
     TierflowError,
 )
+from schemas.fakes import FakeClock
 from schemas.headers import Name
 from schemas.settings import LoopSettings
 from streams.effects import DeadLetter, Effects, Emit, View
@@ -75,10 +75,10 @@ class CopyStage:
     def handle(self, record, view):
         return self.wait(record, view) if self.concurrency else self.effects(record, view)
 
-    async def wait(self, record, view):
+    async def wait(self, record: InRecord, view: View[str]) -> Effects:
         if record.key in self.active:
             self.overlaps += 1
-        self.active.add(record.key)
+        self.active.add(record.key or b"")
         try:
             if record.value == b"slow":
                 await self.gate.wait()
