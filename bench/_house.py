@@ -93,7 +93,7 @@ class House:
         """
         (program,) = programs(
             [(AgentKind(kind), tier, 1)],
-            environment=lambda which: environment_of(self.settings, endpoints=which is AgentKind.WORKER),
+            environment=lambda which, _: environment_of(self.settings, endpoints=which is AgentKind.WORKER),
             logs=self.folder,
             identity="bench",
             log_level="warning",

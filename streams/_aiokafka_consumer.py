@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from datetime import timedelta
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import ConsumerStoppedError
@@ -65,6 +66,21 @@ def release_polls(consumer: AIOKafkaConsumer) -> None:
     consumer._subscription.abort_waiters(ConsumerStoppedError())  # noqa: SLF001 - this module's job
 
 
-def set_fetch_wait(consumer: AIOKafkaConsumer, wait_ms: int) -> None:
-    """Change how long the broker may hold the next fetches."""
-    consumer._fetcher._fetch_max_wait_ms = wait_ms  # noqa: SLF001 - this module's job
+class FetchPace:
+    """Where the broker does not wake a waiting fetch: ask often while records come, seldom while none do.
+
+    Args:
+        busy: Longest wait of a fetch at the broker while records arrive.
+        idle: What the wait grows to while none do.
+    """
+
+    def __init__(self, busy: timedelta, idle: timedelta) -> None:
+        self._busy_ms, self._idle_ms = (wait // timedelta(milliseconds=1) for wait in (busy, idle))
+        self._wait_ms = self._busy_ms
+
+    def polled(self, consumer: AIOKafkaConsumer, *, empty: bool) -> None:
+        """Take note of a poll: how long the broker may hold the next fetches follows from it."""
+        wait = min(self._wait_ms * 2, self._idle_ms) if empty else self._busy_ms
+        if wait != self._wait_ms:
+            self._wait_ms = wait
+            consumer._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001 - this module's job

@@ -11,6 +11,7 @@ from enum import StrEnum
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from streams._aiokafka_consumer import FetchPace
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, OffsetsLostError, TopicMissingError
 from streams.records import TP, InRecord
@@ -26,8 +27,9 @@ class Start(StrEnum):
 class LogReader:
     """An open reader; made by ``open_log``."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, partitions: Collection[TP]) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, partitions: Collection[TP], pace: FetchPace) -> None:
         self._consumer = consumer
+        self._pace = pace
         self._partitions = tuple(partitions)
         self._positions: dict[TP, int] = {}
 
@@ -49,6 +51,7 @@ class LogReader:
             raise OffsetsLostError(f"the log no longer holds what should be read next: {error}") from error
         except KafkaError as error:
             raise BrokerUnavailableError(str(error)) from error
+        self._pace.polled(self._consumer, empty=not fetched)
         records = []
         for tp, raws in fetched.items():
             for raw in raws:
@@ -122,6 +125,7 @@ async def open_log(
         starts = await ask(open_ended) if open_ended else {}
         for tp in partitions:
             consumer.seek(tp, given.get(tp, starts.get(tp, 0)))
-        yield LogReader(consumer, partitions)
+        pace = FetchPace(connection.fetch_wait(kind), connection.fetch_wait_idle(kind))
+        yield LogReader(consumer, partitions, pace)
     finally:
         await consumer.stop()

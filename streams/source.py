@@ -30,13 +30,13 @@ from aiokafka.errors import (
 from schemas.errors import TierflowError
 from streams._aiokafka import GROUP, LinkError, Membership, Wire
 from streams._aiokafka_consumer import (
+    FetchPace,
     background_failure,
     has_lost_membership,
     is_rebalancing,
     membership_of,
     positions_of,
     release_polls,
-    set_fetch_wait,
     wire_of,
 )
 from streams._aiokafka_records import read_leniently
@@ -90,9 +90,7 @@ class Source:
         self._listener = listener
         self._missing = missing
         self._arguments = connection.consumer_arguments(group, kind, instance_id=instance_id)
-        self._busy_ms = _ms(connection.fetch_wait(kind))
-        self._idle_ms = _ms(connection.fetch_wait_idle(kind))
-        self._wait_ms = self._busy_ms
+        self._pace = FetchPace(connection.fetch_wait(kind), connection.fetch_wait_idle(kind))
         self._consumer: AIOKafkaConsumer | None = None
         self._wire: Wire | None = None
         self._membership: Membership | None = None
@@ -188,7 +186,7 @@ class Source:
             raise _translated(error, self._connection) from error
         finally:
             self._polling = False
-        self._pace(idle=not fetched)
+        self._pace.polled(consumer, empty=not fetched)
         self._positions.update(positions_of(consumer, self._positions))
         return {tp: [_record(raw) for raw in raws] for tp, raws in fetched.items() if tp in self._positions}
 
@@ -307,13 +305,6 @@ class Source:
         for tp, offset in self._positions.items():
             with contextlib.suppress(KafkaError):
                 consumer.seek(tp, offset)
-
-    def _pace(self, *, idle: bool) -> None:
-        """Where the broker does not wake a waiting fetch: ask often while records come, seldom while none do."""
-        wait = min(self._wait_ms * 2, self._idle_ms) if idle else self._busy_ms
-        if wait != self._wait_ms:
-            self._wait_ms = wait
-            set_fetch_wait(self._started(), wait)
 
     def _fail(self, error: BaseException, where: str) -> None:
         _LOG.error("%s of group %s failed: %s", where, self._group, error)

@@ -45,6 +45,21 @@ def group_of(kind: AgentKind, tier: str) -> str:
     return worker_name(tier) if kind is AgentKind.WORKER else kind.value
 
 
+def member_name(group: str, number: int) -> str:
+    """Name of one process of a group."""
+    return f"{group}-{number}"
+
+
+def worker_names(catalogue: Catalogue, workers: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Name and tier of each worker process, cheapest tier first."""
+    return [
+        (member_name(group_of(kind, tier), number), tier)
+        for kind, tier, count in team(catalogue, workers)
+        if kind is AgentKind.WORKER
+        for number in range(1, count + 1)
+    ]
+
+
 def drain_order(catalogue: Catalogue) -> list[str]:
     """Groups in the order in which they are stopped: what feeds others first."""
     tiers = [group_of(AgentKind.WORKER, tier.id) for tier in sorted(catalogue.tiers, key=lambda tier: tier.rank)]
@@ -54,7 +69,7 @@ def drain_order(catalogue: Catalogue) -> list[str]:
 def programs(
     agents: Sequence[tuple[AgentKind, str, int]],
     *,
-    environment: Callable[[AgentKind], Mapping[str, str]],
+    environment: Callable[[AgentKind, str], Mapping[str, str]],
     logs: Path,
     identity: str,
     log_level: str,
@@ -64,7 +79,7 @@ def programs(
 
     Args:
         agents: Kind, tier and number of each.
-        environment: Makes the environment of a kind, at each start.
+        environment: Makes the environment of an agent, from its kind and name, at each start.
         logs: Folder of the logs.
         identity: Tells this installation's processes from those of others at the same broker.
         log_level: Of the agents.
@@ -74,16 +89,17 @@ def programs(
     for kind, tier, count in agents:
         for number in range(1, count + 1):
             group = group_of(kind, tier)
+            name = member_name(group, number)
             argv = [sys.executable, "-P", "-m", "tierflow", "--log-level", log_level, "run", kind.value]
             argv += ["--tier", tier] if tier else []
             argv += ["--instance", f"{identity}-{number}"]
             made.append(
                 Program(
-                    name=f"{group}-{number}",
+                    name=name,
                     group=group,
                     argv=argv,
-                    log=logs / f"{group}-{number}.log",
-                    env=_findable(kind, environment),
+                    log=logs / f"{name}.log",
+                    env=_findable(kind, name, environment),
                     cwd=Path.cwd(),  # relative paths in settings mean the same there
                     grace=loop.drain_grace + loop.commit_timeout + loop.revoke_budget,
                 )
@@ -98,7 +114,7 @@ def identity_of(folder: Path) -> str:
 
 
 def _findable(
-    kind: AgentKind, environment: Callable[[AgentKind], Mapping[str, str]]
+    kind: AgentKind, name: str, environment: Callable[[AgentKind, str], Mapping[str, str]]
 ) -> Callable[[], Mapping[str, str]]:
     """The environment with our packages findable, also when they lie in a checkout that was never installed.
 
@@ -106,7 +122,7 @@ def _findable(
     """
 
     def made() -> Mapping[str, str]:
-        found = dict(environment(kind))
+        found = dict(environment(kind, name))
         if _ROOT.name not in {"site-packages", "dist-packages"}:
             found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), found.get("PYTHONPATH", ""))))
         return found

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
+import psutil
+
 from agents.worker.local.fetch import Progress
 from registry.adjust import with_model_names
 from registry.load import load_catalogue
@@ -30,12 +32,12 @@ from streams.topics import Topic
 from tierflow.choices import AgentKind, BrokerChoice, StateChoice
 from tierflow.environment import bound_worker, environment_of, require_bound, with_section
 from tierflow.installation import Agent, Installation, process_created
-from tierflow.local_models import LocalServers, ensure_weights, local_models
+from tierflow.local_models import LocalServers, apart, ensure_weights, local_models
 from tierflow.processes import Change, MemberStatus, ProcessTree, Program, Restarts
 from tierflow.reach import longest_deadline, rules_in_force, snapshot_log, topics_of
 from tierflow.servers import Servers, servers
 from tierflow.settle import in_flight, settle_archive, settle_group
-from tierflow.team import drain_order, identity_of, programs, team
+from tierflow.team import drain_order, identity_of, programs, team, worker_names
 
 DEFAULT_CATALOGUE: Final = "local"
 _LOOK_S: Final = 1.0
@@ -53,7 +55,7 @@ class UpOptions:
         models: Other models behind the catalogue's model ids, by id.
         workers: Worker processes by tier; one where it says nothing.
         archive: Folder of the archive; one below ``folder`` if None.
-        threads: Threads of each local model; half the cores if None.
+        threads: Threads of each local model's server; a fair share of the cores if None.
         log_level: Of the agents.
         restarts: How agents that died come back.
     """
@@ -279,6 +281,8 @@ def _archive_folder(options: UpOptions, home: Path) -> Path:
 async def _local_servers(options: UpOptions, catalogue: Catalogue, logs: Path, reporter: Reporter) -> LocalServers:
     wanted = local_models(catalogue)
     files = await ensure_weights((model.weights for model in wanted), reporter.fetching)
+    workers = worker_names(catalogue, options.workers)
+    wanted = apart(wanted, catalogue, files, workers=workers, available=psutil.virtual_memory().available)
     return LocalServers(wanted, files, logs=logs, tell=reporter.say, threads=options.threads)
 
 
@@ -321,10 +325,10 @@ def author() -> str:
 def _programs(running: Running) -> list[Program]:
     settings, options = running.settings, running.options
 
-    def environment(kind: AgentKind) -> Mapping[str, str]:
+    def environment(kind: AgentKind, name: str) -> Mapping[str, str]:
         if kind is not AgentKind.WORKER:
             return environment_of(settings, endpoints=False)
-        endpoints = {**settings.worker.endpoints, **running.models.endpoints()}
+        endpoints = {**settings.worker.endpoints, **running.models.endpoints(name)}
         return environment_of(with_section(settings, "worker", endpoints=endpoints), endpoints=True)
 
     return programs(

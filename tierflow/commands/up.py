@@ -35,7 +35,8 @@ def up(
         str, typer.Option(metavar="TIER=N,...", help="Worker processes of a tier, such as fast=2.")
     ] = "",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of each local model.", show_default="half the cores")
+        int | None,
+        typer.Option(min=1, help="Threads of each local model's server.", show_default="a fair share of the cores"),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--dir", metavar="FOLDER", show_default=".tierflow")] = None,
 ) -> int:

@@ -28,7 +28,7 @@ from tierflow.exits import NOT_SO, OK
 from tierflow.front import Front
 from tierflow.processes import Change
 from tierflow.story_view import story_tree
-from tierflow.up import UpOptions, bring_up
+from tierflow.up import DEFAULT_CATALOGUE, UpOptions, bring_up
 
 STAND_IN: Final = "small"
 """Catalogue in which one small model stands in for every tier."""
@@ -155,7 +155,12 @@ async def demonstrate(front: Front, options: DemoOptions) -> int:
     asked = load_workload(options.requests, sample=options.sample, seed=options.seed)
     score = load_score(folder / "check.py")
     front.options.folder.mkdir(parents=True, exist_ok=True)
-    up = UpOptions(folder=front.options.folder, broker=options.broker, catalogue=_catalogue(front, options))
+    up = UpOptions(
+        folder=front.options.folder,
+        broker=options.broker,
+        catalogue=_catalogue(front, options),
+        workers=_workers(options),
+    )
     with _Reporter(front) as reporter:
         async with bring_up(up, front.settings, reporter) as running:
             front.console.note(
@@ -179,6 +184,13 @@ def _catalogue(front: Front, options: DemoOptions) -> str:
     content = changed.model_dump(mode="json", exclude_defaults=True)
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return str(path)
+
+
+def _workers(options: DemoOptions) -> dict[str, int]:
+    """Two workers, and so two servers of the model, for the tier with most of the work of the shipped catalogue."""
+    if options.everything_to:
+        return {options.everything_to: 2}
+    return {"balanced": 2} if options.catalogue == DEFAULT_CATALOGUE else {}
 
 
 def _account(
