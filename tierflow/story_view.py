@@ -119,11 +119,11 @@ def _decision(branch: Tree, event: Row) -> None:
 
 
 def _chosen(candidate: Mapping[str, Any], event: Row) -> bool:
-    return bool(candidate["tier"] == event["tier"] and candidate["model"] == event["model"])
+    return bool(candidate["plan"] == event["plan_id"])
 
 
 def _candidate(candidate: Mapping[str, Any], *, chosen: bool) -> Text:
-    name = clean(f"{candidate['tier']} {candidate['model']}")
+    name = clean(f"{candidate['plan']}: {candidate['tier']} {candidate['model']}")
     if excluded := candidate.get("excluded"):
         return Text.assemble((f"✗ {name}", "dim"), (f"  excluded: {clean(str(excluded))}", "dim"))
     numbers = (

@@ -146,8 +146,9 @@ def from_assignment(
 
 
 def _decision(decision: Decision, step_id: str) -> dict[str, Any]:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
+            "plan": plan,
             "tier": tier,
             "model": model,
             "quality": quality,
@@ -156,7 +157,8 @@ def _decision(decision: Decision, step_id: str) -> dict[str, Any]:
             "propensity": propensity,
         }
         | ({"excluded": excluded} if excluded else {})
-        for tier, model, quality, cost, score, propensity, excluded in zip(
+        for plan, tier, model, quality, cost, score, propensity, excluded in zip(
+            decision.candidate_plan or ("",) * len(decision.candidate_tier),
             decision.candidate_tier,
             decision.candidate_model,
             decision.candidate_quality,
@@ -175,7 +177,7 @@ def _decision(decision: Decision, step_id: str) -> dict[str, Any]:
         "tier": decision.tier,
         "model": decision.model,
         "confidence": decision.confidence,
-        "propensity": max(decision.candidate_propensity, default=0.0),
+        "propensity": next((float(row["propensity"]) for row in rows if row["plan"] == decision.plan_id), 0.0),
         "classifier_version": decision.classifier_version,
         "experiment": decision.experiment,
         "arm": decision.arm,

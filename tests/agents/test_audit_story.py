@@ -85,12 +85,13 @@ def decision() -> Decision:
         plan_id="p",
         tier="t0",
         model="m@1",
+        candidate_plan=("p", "q"),
         candidate_tier=("t0", "t1"),
         candidate_model=("m@1", "n@1"),
         candidate_quality=(0.5, 0.6),
         candidate_cost_micros=(1, 2),
         candidate_score=(0.5, 0.4),
-        candidate_propensity=(1.0, 0.0),
+        candidate_propensity=(0.1, 0.9),
         candidate_excluded=("", "over budget"),
         thresholds={},
         registry_number=3,
@@ -252,3 +253,9 @@ def test_dead_letters_and_duplicates_are_counted_apart():
     assert books.balanced
     assert books.dead_letters == {"input.undecodable": 1}
     assert books.duplicates_dropped == 1
+
+
+def test_the_propensity_told_is_that_of_the_plan_that_was_taken_though_another_was_likelier():
+    (decided,) = [event for event in cascade() if event.event_type is EventType.ROUTE_DECIDED]
+    assert decided.propensity == 0.1
+    assert [row["plan"] for row in json.loads(decided.detail)["candidates"]] == ["p", "q"]
