@@ -8,12 +8,14 @@ and keys must be theirs alone.
 
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import pytest_asyncio
 
-from schemas.errors import MissingExtraError, TierflowError
+from agents.worker.local.cache import WeightsCache
+from schemas.errors import MissingExtraError, TierflowError, WeightsUnavailableError
 from streams.brokers import EmbeddedBroker, EmbeddedState, KafkaCluster, kafka_available, resolve_kafka
 
 # No optimising compiler: it would cost the two cores of a CI machine more than it gives back in a minute of tests.
@@ -49,6 +51,14 @@ async def require_kafka() -> None:
             reason = str(error)
     if reason is not None:
         cannot_run(f"NO TEST RUNS ON APACHE KAFKA: {reason}")
+
+
+def require_weights(name: str) -> Path:
+    """File of a local model's weights; skip (or fail, in CI) where they are not in the cache."""
+    try:
+        return WeightsCache().ready(name)
+    except WeightsUnavailableError as error:
+        cannot_run(f"NO TEST RUNS A REAL MODEL: {error}; tierflow models fetch {name}")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -14,10 +14,9 @@ import psutil
 import pytest
 
 from agents.worker.local import server as server_module
-from agents.worker.local.cache import WeightsCache, WeightsState
 from agents.worker.local.launcher import LlamaServer, cpu_seconds
-from agents.worker.local.weights import weights_named
 from schemas.errors import ProcessError, WeightsUnavailableError
+from tests.fixtures_brokers import require_weights
 
 ROOT = Path(server_module.__file__).parents[3]
 NAME = "smollm2-135m"
@@ -33,10 +32,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def weights():
-    cache = WeightsCache()
-    if cache.status(weights_named(NAME)).state is not WeightsState.READY:
-        pytest.skip(f"needs weights: tierflow models fetch {NAME}")
-    return cache.ready(NAME)
+    return require_weights(NAME)
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,18 @@ import orjson
 import psutil
 import pytest
 
-from agents.worker.local.cache import WeightsCache
 from agents.worker.local.launcher import LlamaServer
 from agents.worker.providers import LocalProviders, unbound
 from agents.worker.providers.http import Endpoint
 from agents.worker.providers.llama import CpuMeter, LlamaProvider
 from agents.worker.providers.openai import OpenAIProvider
 from agents.worker.providers.python import PythonProvider
-from schemas.errors import ConfigurationError, FailureClass, ProviderError, WeightsUnavailableError
+from schemas.errors import ConfigurationError, FailureClass, ProviderError
 from schemas.ports import ChatMessage, ModelCall
 from schemas.settings import EndpointSettings, WorkerSettings
 from tests.agents.worker_parts import a_model
 from tests.doubles.model_server import ModelServer, Reply, Trick
+from tests.fixtures_brokers import require_weights
 
 SPIN = "import sys\nsys.stdout.write('up\\n'); sys.stdout.flush()\nwhile True: pass"
 
@@ -142,10 +142,7 @@ def test_what_local_settings_lack_is_named_before_a_start():
 @pytest.fixture(scope="module")
 async def llama():
     pytest.importorskip("xllamacpp")
-    try:
-        weights = WeightsCache().ready("smollm2-135m")
-    except WeightsUnavailableError:
-        pytest.skip("the weights are not in the cache: tierflow models fetch")
+    weights = require_weights("smollm2-135m")
     async with LlamaServer(weights, parallel=2, context=512) as running:
         provider = LlamaProvider(Endpoint("llama", EndpointSettings(base_url=running.base_url)), running.pid)
         yield provider

@@ -1,14 +1,27 @@
-"""``tierflow kafka start``: a real Apache Kafka in the foreground."""
+"""``tierflow kafka``: a real Apache Kafka, fetched, and in the foreground."""
 
 import asyncio
 from pathlib import Path
 
-from streams.brokers import ChildState, KafkaCluster
+from streams.brokers import ChildState, KafkaCluster, resolve_kafka
+from streams.brokers.distribution import KAFKA_VERSION
 from streams.errors import BrokerUnavailableError
 from streams.runtime import stop_on_signals
 from tierflow.console import Console
 
 _LOOK_S = 1.0
+
+
+async def fetch(console: Console) -> None:
+    """Have Apache Kafka on this machine.
+
+    Raises:
+        ConfigurationError: No Java or Maven.
+        ProcessError: It can't be downloaded.
+    """
+    found = await resolve_kafka()
+    console.line(f"Apache Kafka {KAFKA_VERSION}: {found.libs}")
+    console.emit({"version": KAFKA_VERSION, "libs": str(found.libs)})
 
 
 async def start(console: Console, *, nodes: int, folder: Path | None, ports: list[int]) -> None:

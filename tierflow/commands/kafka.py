@@ -11,9 +11,13 @@ from tierflow.options import front_of
 app = typer.Typer(no_args_is_help=True, help="Apache Kafka on this machine, for trying out and for tests.")
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps 'start' a command of its own: with a single one typer would leave its name out."""
+@app.command()
+def fetch(ctx: typer.Context) -> None:
+    """Fetch Apache Kafka with Maven, if it does not lie here yet."""
+    from tierflow.actions import kafka
+
+    front = front_of(ctx)
+    front.run(kafka.fetch(front.console))
 
 
 @app.command()
