@@ -12,8 +12,10 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams._aiokafka_consumer import FetchPace
+from streams.clients import partitions_of
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, OffsetsLostError, TopicMissingError
+from streams.reading import as_record
 from streams.records import TP, InRecord
 
 
@@ -31,7 +33,6 @@ class LogReader:
         self._consumer = consumer
         self._pace = pace
         self._partitions = tuple(partitions)
-        self._positions: dict[TP, int] = {}
 
     @property
     def partitions(self) -> tuple[TP, ...]:
@@ -52,24 +53,7 @@ class LogReader:
         except KafkaError as error:
             raise BrokerUnavailableError(str(error)) from error
         self._pace.polled(self._consumer, empty=not fetched)
-        records = []
-        for tp, raws in fetched.items():
-            for raw in raws:
-                headers = tuple((name, value or b"") for name, value in raw.headers)
-                records.append(
-                    InRecord(
-                        raw.topic,
-                        raw.partition,
-                        raw.offset,
-                        raw.timestamp,
-                        raw.timestamp_type,
-                        raw.key,
-                        raw.value,
-                        headers,
-                    )
-                )
-            self._positions[tp] = raws[-1].offset + 1
-        return records
+        return [as_record(raw) for raws in fetched.values() for raw in raws]
 
     async def ends(self) -> Mapping[TP, int]:
         """Offsets behind the last record, asked now."""
@@ -111,13 +95,13 @@ async def open_log(
     try:
         try:
             await consumer.start()
-            known = await consumer.topics()
         except KafkaError as error:
             raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error}") from error
-        missing = sorted(set(topics) - known)
+        known = await partitions_of(connection, topics)
+        missing = sorted(set(topics) - known.keys())
         if missing:
             raise TopicMissingError(f"no topic {', '.join(missing)} at {connection.kafka.bootstrap}: create it first")
-        partitions = [TP(topic, n) for topic in topics for n in sorted(consumer.partitions_for_topic(topic) or ())]
+        partitions = [tp for topic in topics for tp in known[topic]]
         consumer.assign(partitions)
         given = offsets or {}
         open_ended = [tp for tp in partitions if tp not in given]

@@ -81,6 +81,13 @@ async def embedded_state() -> AsyncIterator[str]:
         cannot_run(f"NO TEST RUNS ON THE EMBEDDED STATE STORE: {error}")
 
 
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def any_broker(request: pytest.FixtureRequest) -> str:
+    """Address of each kind of broker in turn."""
+    address: str = request.getfixturevalue(f"{request.param}_broker")
+    return address
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """Bootstrap address of a one-node Apache Kafka."""

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from tierflow_client.errors import BrokerError
@@ -61,17 +62,32 @@ async def start_consumer(
     return consumer
 
 
-async def assign_all(consumer: AIOKafkaConsumer, topic: str, *, beginning: bool) -> None:
-    """Assign all partitions of a topic, and fix where reading starts before anything else happens.
+async def partitions_of(bootstrap: str, options: dict[str, Any], topic: str) -> list[TopicPartition]:
+    """All partitions of a topic. A consumer that is subscribed to nothing does not know them.
 
     Raises:
         BrokerError: There is no such topic, or no answer.
     """
-    async with told(f"reading {topic}"):
-        # All topics are asked for: asking for one by name could make it.
-        if topic not in await consumer.topics():
-            raise BrokerError(f"there is no topic {topic}: is the prefix right?")
-        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **options)
+    async with told(f"asking for {topic}"):
+        try:
+            await admin.start()
+            # All topics are listed first: asking for one by name could make it.
+            if topic not in await admin.list_topics():
+                raise BrokerError(f"there is no topic {topic}: is the prefix right?")
+            (found,) = await admin.describe_topics([topic])
+        finally:
+            await admin.close()
+    return [TopicPartition(topic, number) for number in sorted(part["partition"] for part in found["partitions"])]
+
+
+async def assign_all(consumer: AIOKafkaConsumer, partitions: list[TopicPartition], *, beginning: bool) -> None:
+    """Assign partitions, and fix where reading starts before anything else happens.
+
+    Raises:
+        BrokerError: No answer.
+    """
+    async with told("finding where to read"):
         consumer.assign(partitions)
         ask = consumer.beginning_offsets if beginning else consumer.end_offsets
         for partition, offset in (await ask(partitions)).items():

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 
 from tierflow_client import headers
 from tierflow_client.errors import BrokerError, ClientClosedError, UnreadableResultError
-from tierflow_client.kafka import assign_all, start_consumer, told
+from tierflow_client.kafka import assign_all, partitions_of, start_consumer, told
 from tierflow_client.result import Result
 from tierflow_client.seen import Seen, Sight
 
@@ -79,7 +79,8 @@ class ResultStream:
             )
             try:
                 if self._group is None:
-                    await assign_all(consumer, self._topic, beginning=self._from_beginning)
+                    partitions = await partitions_of(self._bootstrap, self._options, self._topic)
+                    await assign_all(consumer, partitions, beginning=self._from_beginning)
                 else:
                     consumer.subscribe([self._topic])
             except BaseException:

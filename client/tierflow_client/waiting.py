@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
 from tierflow_client import headers
 from tierflow_client.errors import BrokerError, ClientClosedError, ClientError, UnreadableResultError
-from tierflow_client.kafka import assign_all, start_consumer, told
+from tierflow_client.kafka import assign_all, partitions_of, start_consumer, told
 from tierflow_client.result import Result
 
 _POLL_MS = 500
@@ -44,7 +44,8 @@ class Waiting:
                 return
             consumer = await start_consumer(self._bootstrap, self._options, group=None, beginning=False)
             try:
-                await assign_all(consumer, self._topic, beginning=False)
+                partitions = await partitions_of(self._bootstrap, self._options, self._topic)
+                await assign_all(consumer, partitions, beginning=False)
             except BaseException:
                 await consumer.stop()
                 raise

@@ -27,10 +27,10 @@ def with_id(request_id: str, content_type: bytes = b"application/json") -> list[
 
 
 @pytest.fixture
-async def prefix(embedded_broker: str) -> str:
+async def prefix(any_broker: str) -> str:
     """Topics of a test's own."""
     mine = f"client-{uuid.uuid4().hex[:8]}."
-    admin = AIOKafkaAdminClient(bootstrap_servers=embedded_broker)
+    admin = AIOKafkaAdminClient(bootstrap_servers=any_broker)
     await admin.start()
     try:
         await admin.create_topics([NewTopic(f"{mine}{name}", 3, 1) for name in ("requests", "results")])
@@ -63,8 +63,8 @@ async def answering(bootstrap: str, prefix: str, *, twice: bool = False) -> Asyn
                 await task
 
 
-async def test_asks_starts_and_sends(embedded_broker: str, prefix: str) -> None:
-    async with answering(embedded_broker, prefix), Client(embedded_broker, prefix=prefix) as client:
+async def test_asks_starts_and_sends(any_broker: str, prefix: str) -> None:
+    async with answering(any_broker, prefix), Client(any_broker, prefix=prefix) as client:
         answer = await client.ask("hello", timeout=SOON)
         assert (answer.output, answer.status, answer.tier) == ("HELLO", Status.ANSWERED, "fast")
         handles = [await client.start(f"number {n}") for n in range(20)]
@@ -77,16 +77,14 @@ async def test_asks_starts_and_sends(embedded_broker: str, prefix: str) -> None:
         assert sent == "mine"
 
 
-async def test_records_have_the_headers_and_the_partition_that_java_would_choose(
-    embedded_broker: str, prefix: str
-) -> None:
+async def test_records_have_the_headers_and_the_partition_that_java_would_choose(any_broker: str, prefix: str) -> None:
     keys = [f"session-{n}" for n in range(12)]
-    async with Client(embedded_broker, prefix=prefix, tenant="acme") as client:
+    async with Client(any_broker, prefix=prefix, tenant="acme") as client:
         for key in keys:
             await client.send("hi", session=key, priority=3)
     found: dict[str, tuple[int, dict[str, bytes]]] = {}
     consumer = AIOKafkaConsumer(
-        f"{prefix}requests", bootstrap_servers=embedded_broker, auto_offset_reset="earliest", fetch_max_wait_ms=20
+        f"{prefix}requests", bootstrap_servers=any_broker, auto_offset_reset="earliest", fetch_max_wait_ms=20
     )
     async with consumer, asyncio.timeout(30):
         while len(found) < len(keys):
@@ -100,10 +98,10 @@ async def test_records_have_the_headers_and_the_partition_that_java_would_choose
         assert given[names.CONTENT_TYPE] == b"application/json"
 
 
-async def test_results_come_once_each_and_strangers_are_skipped(embedded_broker: str, prefix: str) -> None:
+async def test_results_come_once_each_and_strangers_are_skipped(any_broker: str, prefix: str) -> None:
     async with (
-        Client(embedded_broker, prefix=prefix) as client,
-        AIOKafkaProducer(bootstrap_servers=embedded_broker) as producer,
+        Client(any_broker, prefix=prefix) as client,
+        AIOKafkaProducer(bootstrap_servers=any_broker) as producer,
     ):
         topic = f"{prefix}results"
         for value, request_id, content_type in (
@@ -124,11 +122,11 @@ async def test_results_come_once_each_and_strangers_are_skipped(embedded_broker:
             await anext(stream)
 
 
-async def test_a_group_goes_on_where_it_was(embedded_broker: str, prefix: str) -> None:
+async def test_a_group_goes_on_where_it_was(any_broker: str, prefix: str) -> None:
     group = f"{prefix}group"
     async with (
-        Client(embedded_broker, prefix=prefix) as client,
-        AIOKafkaProducer(bootstrap_servers=embedded_broker) as producer,
+        Client(any_broker, prefix=prefix) as client,
+        AIOKafkaProducer(bootstrap_servers=any_broker) as producer,
     ):
         for n in range(4):
             value = ended(f"r-{n}", str(n))
@@ -142,17 +140,17 @@ async def test_a_group_goes_on_where_it_was(embedded_broker: str, prefix: str) -
     assert then == ["r-2", "r-3"]
 
 
-async def test_waiting_ends_in_time_and_can_go_on(embedded_broker: str, prefix: str) -> None:
-    async with Client(embedded_broker, prefix=prefix) as client:
+async def test_waiting_ends_in_time_and_can_go_on(any_broker: str, prefix: str) -> None:
+    async with Client(any_broker, prefix=prefix) as client:
         handle = await client.start("hello")
         with pytest.raises(NoResultError, match=handle.id):
             await handle.result(timedelta(milliseconds=50))
-        async with answering(embedded_broker, prefix):
+        async with answering(any_broker, prefix):
             assert (await handle.result(SOON)).output == "HELLO"
 
 
-async def test_closing_tells_who_waits(embedded_broker: str, prefix: str) -> None:
-    client = Client(embedded_broker, prefix=prefix)
+async def test_closing_tells_who_waits(any_broker: str, prefix: str) -> None:
+    client = Client(any_broker, prefix=prefix)
     await client.open()
     handle = await client.start("hello")
     waits = asyncio.create_task(handle.result())
@@ -171,8 +169,8 @@ async def test_closing_tells_who_waits(embedded_broker: str, prefix: str) -> Non
         await stream.open()
 
 
-async def test_repeats_do_not_reach_who_waits(embedded_broker: str, prefix: str) -> None:
-    async with answering(embedded_broker, prefix, twice=True), Client(embedded_broker, prefix=prefix) as client:
+async def test_repeats_do_not_reach_who_waits(any_broker: str, prefix: str) -> None:
+    async with answering(any_broker, prefix, twice=True), Client(any_broker, prefix=prefix) as client:
         results: list[Result] = [await client.ask(f"n{n}", timeout=SOON) for n in range(3)]
     assert [each.output for each in results] == ["N0", "N1", "N2"]
 
@@ -183,7 +181,7 @@ async def test_no_broker_and_no_topic_are_told() -> None:
             pass
 
 
-async def test_a_wrong_prefix_is_told(embedded_broker: str) -> None:
-    async with Client(embedded_broker, prefix="nobody.") as client:
+async def test_a_wrong_prefix_is_told(any_broker: str) -> None:
+    async with Client(any_broker, prefix="nobody.") as client:
         with pytest.raises(BrokerError, match=r"nobody\.results"):
             await client.ask("hello")

@@ -14,7 +14,7 @@ from tests.fixtures_brokers import require_weights
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"
 SAMPLE = 10
-SPECIAL = {"refused": 8, "expired": 2, "duplicate": 1}
+SPECIAL = {"refused": 7, "expired": 2, "duplicate": 1}
 """How the requests of ``examples/requests.jsonl`` that are special end without a model."""
 
 
