@@ -13,7 +13,7 @@ from tests.fixtures_brokers import require_weights
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"
-SAMPLE = 10
+SAMPLE = 6
 SPECIAL = {"refused": 7, "expired": 2, "duplicate": 1}
 """How the requests of ``examples/requests.jsonl`` that are special end without a model."""
 
@@ -25,7 +25,7 @@ async def demo(folder: Path, *options: str, before: tuple[str, ...] = ()) -> tup
         "-m",
         "tierflow",
         *arguments,
-        *("--sample", str(SAMPLE), "--seed", "1", "--timeout", "3m"),
+        *("--sample", str(SAMPLE), "--seed", "1", "--timeout", "6m"),
         *options,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -51,14 +51,14 @@ def balanced(code: int, found: dict[str, object], err: str) -> None:
 
 
 @pytest.mark.models
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_the_main_job_on_embedded_parts(tmp_path):
     require_weights(MODEL)
     balanced(*await demo(tmp_path))
 
 
 @pytest.mark.models
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_the_main_job_on_kafka_exactly_once(tmp_path, kafka_broker):
     require_weights(MODEL)
     at = ("--bootstrap", kafka_broker, "--prefix", f"demo-{uuid.uuid4().hex[:8]}.")
