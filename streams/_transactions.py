@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 
+from streams import faults
 from streams._aiokafka import GROUP, TRANSACTION, LinkError, Membership, ProducerId, Wire
 from streams._codes import COORDINATOR_MOVED, FENCED, NOT_PERMITTED, STALE_MEMBER, WAIT, Code, describe
 from streams._delivery import BatchTooLargeError, Delivery
@@ -147,6 +148,8 @@ class TransactionalProducer:
             return await wire.add_partitions(node, self._id, self._producer, tps)
 
         await self._until_taken("writing", announce, TRANSACTION, self._id)
+        if faults.armed:
+            await faults.reach(faults.Point.AFTER_BEGIN)
         await delivery.deliver(rounds)  # type: ignore[arg-type]
 
     async def _offsets(self, offsets: Mapping[TP, OffsetCommit], member: Membership) -> None:
@@ -163,14 +166,19 @@ class TransactionalProducer:
 
         await self._until_taken(f"announcing group {member.group}", announce, TRANSACTION, self._id)
         await self._until_taken(f"committing offsets of group {member.group}", commit, GROUP, member.group)
+        if faults.armed:
+            await faults.reach(faults.Point.AFTER_OFFSETS)
 
     async def _end(self) -> None:
         """Commit. An answer that leaves the outcome open makes later refusals doubtful too."""
         wire, asked_before = self._link(), False
         while True:
             node = await wire.coordinator(TRANSACTION, self._id)
-            code = await wire.end_txn(node, self._id, self._producer, commit=True)
+            ending = wire.end_txn(node, self._id, self._producer, commit=True)
+            code = await (faults.during(faults.Point.DURING_COMMIT, ending) if faults.armed else ending)
             if code == Code.OK:
+                if faults.armed:
+                    await faults.reach(faults.Point.AFTER_COMMIT)
                 return
             if code == Code.CONCURRENT_TRANSACTIONS:
                 await asyncio.sleep(BUSY_PAUSE_S)
