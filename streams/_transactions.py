@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from streams import faults
@@ -134,6 +134,9 @@ class TransactionalProducer:
         self.state = TransactionState.OPEN
         writing = self._write(rounds, self._delivery) if rounds else _nothing()
         committing = self._offsets(offsets, member) if offsets and member is not None else _nothing()
+        if faults.armed:  # one after the other, so that a fault point means the same each time
+            committing = _in_turn(writing, committing)
+            writing = _nothing()
         # Side by side, since each waits for the broker; all answers are in before anything is concluded.
         raise_first(await asyncio.gather(writing, committing, return_exceptions=True))
         self.state = TransactionState.ENDING
@@ -321,6 +324,15 @@ def raise_for(code: int, what: str) -> None:
     if code in NOT_PERMITTED:
         raise NotPermittedError(text)
     raise BrokerUnavailableError(f"{text}; nothing was committed")
+
+
+async def _in_turn(first: Coroutine[None, None, None], then: Coroutine[None, None, None]) -> None:
+    try:
+        await first
+    except BaseException:
+        then.close()
+        raise
+    await then
 
 
 async def _nothing() -> None:

@@ -105,6 +105,13 @@ class Evidence:
     went_back: Sequence[str] = ()
 
     @property
+    def sorted(self) -> Sorted:
+        """The records by what they are."""
+        found = Sorted()
+        found.add(self.records, self.names)
+        return found
+
+    @property
     def exact(self) -> bool:
         """Whether repeats are forbidden."""
         return self.mode is DeliveryMode.EXACTLY_ONCE
@@ -112,8 +119,7 @@ class Evidence:
 
 def judge(evidence: Evidence) -> list[str]:
     """Everything that is wrong; empty when the promise was kept."""
-    seen = Sorted()
-    seen.add(evidence.records, evidence.names)
+    seen = evidence.sorted
     return [
         *_results(evidence, seen),
         *_dead_letters(evidence, seen),

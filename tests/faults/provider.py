@@ -57,7 +57,7 @@ class Trick(StrEnum):
     DOUBT = "doubt"
     """A proper answer of the model ``small`` that its own probabilities speak against."""
     HUGE = "huge"
-    """An answer above what a record may hold."""
+    """An answer of 200 kB."""
 
 
 def prompt(who: str, *, slow_ms: int = 0, trick: Trick = Trick.NONE) -> str:
@@ -115,7 +115,7 @@ class Recorder:
         refusal = _refusal(trick, number)
         if refusal is not None:
             return refusal
-        text = f"Answer: 7 for {who}" + (" x" * 300_000 if trick is Trick.HUGE else "")
+        text = f"Answer: 7 for {who}" + (" x" * 100_000 if trick is Trick.HUGE else "")
         doubted = trick is Trick.DOUBT and asked.get("model") == "small"
         body = completion(Reply(text=text, logprobs=(-4.0,) if doubted else (-0.1,)), asked, call)
         self._write(call=call, produced=True)

@@ -23,7 +23,7 @@ async def killed_and_restarted(world: World, kind: str, point: Point, passes: in
     assert await world.gone(kind) < 0
     world.crashes += kind == "worker"
     world.send(6)
-    await world.start(kind, "fast" if kind == "worker" else "")
+    await world.start(kind)
 
 
 @pytest.mark.parametrize("kind", VICTIMS)

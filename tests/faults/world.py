@@ -46,7 +46,7 @@ TRANSACTION: Final = timedelta(seconds=5)
 CONCURRENCY: Final = 16
 """Calls in flight in one worker, as the catalogue says: what one crash can repeat at most."""
 SETTLED_WITHIN_S: Final = 60.0
-FLOW: Final = (("audit", ""), ("guardrail", ""), ("worker", "fast"), ("classifier", ""))
+FLOW: Final = ("audit", "guardrail", "worker", "classifier")
 """Agents of a case; readers first."""
 
 
@@ -129,34 +129,53 @@ class World:
     # -- processes -----------------------------------------------------------------------------------------------------
 
     async def start(
-        self, kind: str, tier: str = "", *, name: str = "", plan: Sequence[Fault] = (), settings: Settings | None = None
+        self,
+        kind: str,
+        tier: str = "",
+        *,
+        name: str = "first",
+        plan: Sequence[Fault] = (),
+        settings: Settings | None = None,
+        without: str = "",
     ) -> ChildProcess:
-        """Start an agent as ``tierflow run`` does; ``name`` (its instance) lasts over restarts."""
+        """Start an agent as ``tierflow run`` does.
+
+        Args:
+            kind: Kind of agent.
+            tier: Of a worker; ``fast`` if empty.
+            name: Its instance, which lasts over restarts.
+            plan: Faults.
+            settings: Others than the world's.
+            without: A safeguard to switch off (see ``tests.faults.sabotage``).
+        """
         chosen = settings or self.settings
         (program,) = programs(
-            [(AgentKind(kind), tier, 1)],
+            [(AgentKind(kind), (tier or "fast") if kind == "worker" else "", 1)],
             environment=lambda which: environment_of(chosen, endpoints=which is AgentKind.WORKER),
             logs=self.folder,
-            identity=name or "first",
+            identity=name,
             log_level="info",
             loop=chosen.loop,
         )
         environment = dict(program.env())
         if plan:
             environment[faults.VARIABLE] = faults.written(plan)
-        label = f"{program.group}-{name or 'first'}"
-        child = ChildProcess(
-            name=label, argv=program.argv, log=self.folder / f"{label}.log", env=environment, cwd=self.folder
-        )
+        label, argv = f"{program.group}-{name}", list(program.argv)
+        if without:
+            at = argv.index("tierflow")
+            argv[at : at + 1] = ["tests.faults.sabotage", without]
+        child = ChildProcess(name=label, argv=argv, log=self.folder / f"{label}.log", env=environment, cwd=self.folder)
         await child.start()
         self.agents[label] = child
         log.info("%s runs as %d", label, child.pid)
         return child
 
-    async def start_flow(self, plans: Mapping[str, Sequence[Fault]] | None = None) -> None:
-        """Start one of each agent, with what is planned for each kind."""
-        for kind, tier in FLOW:
-            await self.start(kind, tier, plan=(plans or {}).get(kind, ()))
+    async def start_flow(
+        self, plans: Mapping[str, Sequence[Fault]] | None = None, *, without: Mapping[str, str] | None = None
+    ) -> None:
+        """Start one of each agent, with what is planned for (or taken from) each kind."""
+        for kind in FLOW:
+            await self.start(kind, plan=(plans or {}).get(kind, ()), without=(without or {}).get(kind, ""))
 
     def agent(self, kind: str, name: str = "first") -> ChildProcess:
         """A process by kind and instance."""
