@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from streams import faults
 from streams._aiokafka import BatchWriter, LinkError, ProducerId, Wire, Written, unix_ms
 from streams._codes import FENCED, NOT_PERMITTED, PRODUCE_AGAIN, RECORD_REFUSED, TOO_LARGE, Code, describe
 from streams.connection import BATCH_BYTES, KafkaConnection
@@ -135,6 +136,8 @@ class Delivery:
             NotPermittedError: Writing is not allowed.
             BrokerUnavailableError: A refusal that no repetition mends.
         """
+        if faults.armed:
+            rounds = [{tp: batch} for batches in rounds for tp, batch in batches.items()]
         for batches in rounds:
             waiting = dict(batches)
             while waiting:
@@ -145,6 +148,10 @@ class Delivery:
                 if waiting:
                     await asyncio.sleep(PAUSE_S)
                     await self._wire.refresh()
+            if faults.armed and batches is not rounds[-1]:
+                await faults.reach(faults.Point.AFTER_SOME_SENDS)
+        if faults.armed:
+            await faults.reach(faults.Point.AFTER_SENDS)
 
     async def _send(self, waiting: Mapping[TP, Batch]) -> Mapping[TP, Written]:
         by_node: dict[int, list[tuple[TP, bytes | bytearray]]] = {}

@@ -15,9 +15,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from enum import StrEnum
 
+from streams import faults
 from streams._aiokafka import GROUP, TRANSACTION, LinkError, Membership, ProducerId, Wire
 from streams._codes import COORDINATOR_MOVED, FENCED, NOT_PERMITTED, STALE_MEMBER, WAIT, Code, describe
 from streams._delivery import BatchTooLargeError, Delivery
@@ -133,6 +134,9 @@ class TransactionalProducer:
         self.state = TransactionState.OPEN
         writing = self._write(rounds, self._delivery) if rounds else _nothing()
         committing = self._offsets(offsets, member) if offsets and member is not None else _nothing()
+        if faults.armed:  # one after the other, so that a fault point means the same each time
+            committing = _in_turn(writing, committing)
+            writing = _nothing()
         # Side by side, since each waits for the broker; all answers are in before anything is concluded.
         raise_first(await asyncio.gather(writing, committing, return_exceptions=True))
         self.state = TransactionState.ENDING
@@ -147,6 +151,8 @@ class TransactionalProducer:
             return await wire.add_partitions(node, self._id, self._producer, tps)
 
         await self._until_taken("writing", announce, TRANSACTION, self._id)
+        if faults.armed:
+            await faults.reach(faults.Point.AFTER_BEGIN)
         await delivery.deliver(rounds)  # type: ignore[arg-type]
 
     async def _offsets(self, offsets: Mapping[TP, OffsetCommit], member: Membership) -> None:
@@ -163,14 +169,19 @@ class TransactionalProducer:
 
         await self._until_taken(f"announcing group {member.group}", announce, TRANSACTION, self._id)
         await self._until_taken(f"committing offsets of group {member.group}", commit, GROUP, member.group)
+        if faults.armed:
+            await faults.reach(faults.Point.AFTER_OFFSETS)
 
     async def _end(self) -> None:
         """Commit. An answer that leaves the outcome open makes later refusals doubtful too."""
         wire, asked_before = self._link(), False
         while True:
             node = await wire.coordinator(TRANSACTION, self._id)
-            code = await wire.end_txn(node, self._id, self._producer, commit=True)
+            ending = wire.end_txn(node, self._id, self._producer, commit=True)
+            code = await (faults.during(faults.Point.DURING_COMMIT, ending) if faults.armed else ending)
             if code == Code.OK:
+                if faults.armed:
+                    await faults.reach(faults.Point.AFTER_COMMIT)
                 return
             if code == Code.CONCURRENT_TRANSACTIONS:
                 await asyncio.sleep(BUSY_PAUSE_S)
@@ -313,6 +324,15 @@ def raise_for(code: int, what: str) -> None:
     if code in NOT_PERMITTED:
         raise NotPermittedError(text)
     raise BrokerUnavailableError(f"{text}; nothing was committed")
+
+
+async def _in_turn(first: Coroutine[None, None, None], then: Coroutine[None, None, None]) -> None:
+    try:
+        await first
+    except BaseException:
+        then.close()
+        raise
+    await then
 
 
 async def _nothing() -> None:

@@ -138,7 +138,7 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
         rights += [
             Acl(Resource.TRANSACTIONAL_ID, name, operation, pattern)
             # Ids of a stage's producers begin with its group; the probe at the start takes one of its own.
-            for name, pattern in ((group, Pattern.PREFIXED), (PROBE_ID, Pattern.LITERAL))
+            for name, pattern in ((group, Pattern.PREFIXED), (names.prefix + PROBE_ID, Pattern.LITERAL))
             for operation in (Operation.WRITE, Operation.DESCRIBE)
         ]
     return _sorted(*rights)

@@ -10,6 +10,7 @@ from schemas.errors import OutputRefusedError, TierflowError
 from schemas.ports import Clock
 from streams.deadletters import dead_letter
 from streams.effects import Counters, Effects
+from streams.errors import EffectsRefusedError
 from streams.partition import Partition, Work
 from streams.records import TP, OffsetCommit, OutRecord
 from streams.stamping import Stamper, time_header
@@ -97,14 +98,14 @@ class Committer:
         self._stamper = Stamper(names, sink.mode)
         self._dead_letters = names.topic(dead_letter_topic(stage.split("-", 1)[0]))
 
-    async def commit(self, batch: Sequence[Work]) -> OutputRefusedError | None:
+    async def commit(self, batch: Sequence[Work]) -> EffectsRefusedError | None:
         """Commit the effects of ``batch``, whose partitions are alive.
 
         Every effect must be marked done in its tracker by the caller.
 
         Returns:
-            None when all is visible. An ``OutputRefusedError`` whose ``index`` is the position in ``batch`` of the work
-            with an output that can't be written: nothing was committed, its effects must be replaced.
+            None when all is visible. An ``EffectsRefusedError`` whose ``index`` is the position in ``batch`` of the
+            work with an output that can't be written: nothing was committed, its effects must be replaced.
 
         Raises:
             DeliveryError: Nothing is booked; see ``Sink``.
@@ -114,7 +115,8 @@ class Committer:
             await self._sink.commit(built.outputs, built.offsets)
         except OutputRefusedError as error:
             owner = built.owners[error.index]
-            return OutputRefusedError(batch.index(owner), error.reason)
+            outputs = () if owner.effects is None else owner.effects.outputs
+            return EffectsRefusedError(batch.index(owner), error.reason, outputs)
         self._book(batch, built)
         return None
 

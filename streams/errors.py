@@ -8,12 +8,16 @@ The tree, below ``schemas.errors.DeliveryError``::
     └── MetadataTooLargeError    the broker takes less commit metadata than it was given
     CommitUnknownError           in doubt; a fresh producer stands, the committed offset says what happened
     OutputRefusedError           one record can't be written; nothing was committed
+    └── EffectsRefusedError      the same, as the stage is told of it: with what it wanted to write
     BrokerUnavailableError       no answer in time; nothing was committed, the same commit may be tried again
     OffsetsLostError             no committed offset, or one that the log no longer holds
     NotPermittedError            credentials or access rights
     TopicMissingError            a topic or partition that doesn't exist
     LogDamagedError              bytes in the log that are no records
 """
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from schemas.errors import (
     BrokerUnavailableError,
@@ -24,11 +28,15 @@ from schemas.errors import (
     OutputRefusedError,
 )
 
+if TYPE_CHECKING:
+    from streams.effects import Emit
+
 __all__ = [
     "BrokerUnavailableError",
     "CommitRejectedError",
     "CommitUnknownError",
     "DeliveryError",
+    "EffectsRefusedError",
     "FencedError",
     "LogDamagedError",
     "MetadataTooLargeError",
@@ -58,6 +66,20 @@ class MetadataTooLargeError(CommitRejectedError):
 
     code = "delivery.commit-rejected.metadata-too-large"
     retryable = False
+
+
+class EffectsRefusedError(OutputRefusedError):
+    """What follows from a record can't be written; the stage must find something smaller.
+
+    Args:
+        index: Position of the record's work among what was to be committed.
+        reason: The broker's words.
+        outputs: What was to be written. It may tell of calls that were paid for, and must not be forgotten with it.
+    """
+
+    def __init__(self, index: int, reason: str, outputs: "Sequence[Emit]") -> None:
+        super().__init__(index, reason)
+        self.outputs = outputs
 
 
 class NotPermittedError(DeliveryError):

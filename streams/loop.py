@@ -28,6 +28,7 @@ from schemas.errors import (
 )
 from schemas.ports import Clock
 from schemas.settings import LoopSettings, TopicSettings
+from streams import faults
 from streams.committer import Committer, Sink, mark
 from streams.effects import Counters, Effects, Stage, View
 from streams.errors import FencedError, MetadataTooLargeError
@@ -329,6 +330,8 @@ class Loop(Generic[R]):
                 partition = self._partitions.get(tp)
                 if partition is not None:
                     self._take(partition, records)
+            if faults.armed and polled:
+                await faults.reach(faults.Point.AFTER_FETCH)
 
     def _take(self, partition: Partition, records: Sequence[InRecord]) -> None:
         tracker = partition.tracker

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from schemas.delivery import DeliveryMode
+from streams import faults
 from streams._aiokafka import GROUP, LinkError, Membership, Wire
 from streams._codes import COORDINATOR_MOVED, WAIT, Code
 from streams._delivery import BatchTooLargeError, Delivery
@@ -166,7 +167,10 @@ class AtLeastOnceSink:
                 await self._write(delivery, outputs)
                 if offsets and member is not None:
                     committing = True
-                    await self._offsets(wire, member, offsets)
+                    booking = self._offsets(wire, member, offsets)
+                    await (faults.during(faults.Point.DURING_COMMIT, booking) if faults.armed else booking)
+                    if faults.armed:
+                        await faults.reach(faults.Point.AFTER_COMMIT)
         except (LinkError, TimeoutError) as error:
             self._resets += 1
             await self.stop()

@@ -21,6 +21,9 @@ from streams.brokers import EmbeddedBroker, EmbeddedState, KafkaCluster, kafka_a
 # No optimising compiler: it would cost the two cores of a CI machine more than it gives back in a minute of tests.
 TEST_JVM_OPTIONS = ("-XX:TieredStopAtLevel=1",)
 
+# Fault cases wait for the session of a killed member: 6 s at least by Kafka's default.
+TEST_BROKER_SETTINGS = {"group.min.session.timeout.ms": "1000"}
+
 _MARKS = {"kafka_broker": "kafka", "embedded_broker": "embedded", "embedded_state": "embedded"}
 
 
@@ -92,5 +95,7 @@ def any_broker(request: pytest.FixtureRequest) -> str:
 async def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """Bootstrap address of a one-node Apache Kafka."""
     await require_kafka()
-    async with KafkaCluster(work_dir=tmp_path_factory.mktemp("kafka"), jvm_options=TEST_JVM_OPTIONS) as cluster:
+    async with KafkaCluster(
+        work_dir=tmp_path_factory.mktemp("kafka"), jvm_options=TEST_JVM_OPTIONS, settings=TEST_BROKER_SETTINGS
+    ) as cluster:
         yield cluster.bootstrap

@@ -1,38 +1,32 @@
 """Puts agents together: which parts each needs, opened and closed in order. Nothing else knows all rooms."""
+# ruff: noqa: PLC0415 - each agent imports what it is made of: a restart after a crash must not wait for the others' parts
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from agents.audit.archiver import Archiver
-from agents.audit.stage import AuditStage
-from agents.classifier.stage import ClassifierStage
-from agents.guardrail.stage import GuardrailStage
-from agents.liveness import LiveTiers, keep_marked
-from agents.signals import Signals
-from agents.worker.providers import LocalProviders, unbound
-from agents.worker.stage import WorkerStage
 from registry.holder import SnapshotHolder
 from registry.snapshot import Snapshot
 from schemas.clock import SystemClock
 from schemas.codec import Codec
-from schemas.confluent import HttpSchemaRegistry, SchemaIds
 from schemas.errors import ConfigurationError
 from schemas.headers import AVRO, CONFLUENT
 from schemas.ids import uuid7
 from schemas.ports import StateStore
 from schemas.settings import CodecSettings, Settings
 from streams.effects import Stage
-from streams.operations import Operations
-from streams.receiver import Receiver
 from streams.runtime import Platform, find_platform, make_loop
 from streams.snapshot_log import KafkaSnapshotLog
-from streams.state import ValkeyState
 from streams.telemetry import Telemetry
 from streams.topics import REGISTRY, worker_name
+
+if TYPE_CHECKING:
+    from agents.liveness import LiveTiers
+    from agents.signals import Signals
+    from agents.worker.stage import WorkerStage
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +45,8 @@ async def open_codec(settings: CodecSettings) -> AsyncIterator[Codec]:
         codec.prepare()
         yield codec
         return
+    from schemas.confluent import HttpSchemaRegistry, SchemaIds
+
     password = settings.schema_registry_password.get_secret_value()
     registry = HttpSchemaRegistry(
         settings.schema_registry_url,
@@ -65,6 +61,8 @@ async def open_codec(settings: CodecSettings) -> AsyncIterator[Codec]:
 @asynccontextmanager
 async def open_state(settings: Settings) -> AsyncIterator[StateStore]:
     """The state store; its keys carry the installation's prefix."""
+    from streams.state import ValkeyState
+
     store = ValkeyState(settings.state, prefix=f"{settings.topics.prefix}tierflow:")
     try:
         yield store
@@ -119,6 +117,8 @@ async def run_agent(
     async with AsyncExitStack() as parts:
         codec = await parts.enter_async_context(open_codec(settings.codec))
         if kind == "archive":
+            from agents.audit.archiver import Archiver
+
             await Archiver(
                 connection=platform.connection,
                 kind=platform.capabilities.kind,
@@ -156,13 +156,21 @@ async def _stage(
 ) -> Stage[Snapshot]:
     settings, catalogue = platform.settings, holder.current.catalogue
     if kind == "guardrail":
+        from agents.guardrail.stage import GuardrailStage
+
         return GuardrailStage(codec=codec)
     if kind == "audit":
+        from agents.audit.stage import AuditStage
+
         return AuditStage(codec, platform.names, [each.id for each in catalogue.tiers])
     store = await parts.enter_async_context(open_state(settings))
     await store.ping()
     if kind == "worker":
         return await _worker(tier, settings, codec, holder, store, parts)
+    from agents.classifier.stage import ClassifierStage
+    from agents.liveness import LiveTiers
+    from streams.receiver import Receiver
+
     live = LiveTiers(store, [each.id for each in catalogue.tiers], SystemClock())
     await parts.enter_async_context(_background(live.keep_looking()))
     return ClassifierStage(
@@ -175,7 +183,9 @@ async def _stage(
     )
 
 
-def _signals(live: LiveTiers) -> Callable[[], Signals]:
+def _signals(live: "LiveTiers") -> "Callable[[], Signals]":
+    from agents.signals import Signals
+
     def now() -> Signals:
         return Signals(live_tiers=live.live)
 
@@ -189,7 +199,12 @@ async def _worker(
     holder: SnapshotHolder,
     store: StateStore,
     parts: AsyncExitStack,
-) -> WorkerStage:
+) -> "WorkerStage":
+    from agents.liveness import keep_marked
+    from agents.worker.providers import LocalProviders, unbound
+    from agents.worker.stage import WorkerStage
+    from streams.operations import Operations
+
     snapshot = holder.current
     known = [each.id for each in snapshot.catalogue.tiers]
     if tier not in known:

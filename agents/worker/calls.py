@@ -17,6 +17,7 @@ from schemas.errors import FailureClass, ProviderError
 from schemas.flow import Attempt
 from schemas.ports import Clock, ModelAnswer, Sleep
 from schemas.settings import WorkerSettings
+from streams import faults
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ class Caller:
                 attempt = outcome.begun(choice, number=len(attempts) + 1, owner=self._owner, now_ms=now_ms)
                 await note(outcome.note_of([*attempts, attempt]))
             result = await self._call(work, choice, attempt)
+            if faults.armed:
+                await faults.reach(faults.Point.AFTER_CALL)
             attempts.append(result[0])
             if result[0].outcome is Outcome.OK:
                 return Outcomes(attempts=tuple(attempts), answer=result[1], model=choice.model.ref)
@@ -135,7 +138,8 @@ class Caller:
         if within != call.timeout:
             call = replace(call, timeout=within)
         try:
-            answer = await self._providers.of(choice.model).complete(call)
+            calling = self._providers.of(choice.model).complete(call)
+            answer = await (faults.during(faults.Point.DURING_CALL, calling) if faults.armed else calling)
         except ProviderError as error:
             took = self._since(started)
             return outcome.failed(attempt, error, took), None, (error.retry_after_s or 0.0) * 1000

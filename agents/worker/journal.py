@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from schemas.errors import StateStoreError
 from schemas.ports import Clock, Sleep
+from streams import faults
 from streams.claims import Claim
 from streams.operations import Answered, Mine, Operations, Theirs
 
@@ -76,6 +77,8 @@ class Journal:
                         raise StillTheirsError(owner)
                 case Mine(claim, orphan):
                     try:
+                        if faults.armed:
+                            await faults.reach(faults.Point.AFTER_CLAIM)
                         return await self._keep(claim, await work(claim, orphan))
                     except ClaimLostError:
                         log.info("operation %s goes on under another claim", key)
@@ -97,7 +100,10 @@ class Journal:
 
     async def _keep(self, claim: Claim, value: bytes) -> bytes:
         """Journal the outcome. It was paid for, so it is held until the state store takes it, however long that is."""
-        return await self._insist(lambda: self._operations.answer(claim, value))
+        journaled = await self._insist(lambda: self._operations.answer(claim, value))
+        if faults.armed:
+            await faults.reach(faults.Point.AFTER_JOURNAL)
+        return journaled
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
         while True:

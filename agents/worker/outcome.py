@@ -187,6 +187,25 @@ def completion(
     )
 
 
+def unwritable(completion: Completion, reason: str) -> Completion:
+    """The same without its answer, which the broker does not take: a failed step whose calls stay told."""
+    return replace(
+        completion,
+        outcome=Outcome.FAILED,
+        failure=FailureClass.BAD_OUTPUT.value,
+        error=f"the answer can't be written: {reason}",
+        output_text="",
+        output_parts="[]",
+        output_dataref=None,
+        output_sha256="",
+        finish_reason=FinishReason.NONE,
+        model="",
+        mean_logprob=None,
+        min_logprob=None,
+        agreement=None,
+    )
+
+
 def digest(output: str) -> str:
     """Hex SHA-256 of an output; empty for none."""
     return hashlib.sha256(output.encode()).hexdigest() if output else ""

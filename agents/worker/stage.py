@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 from typing import Final, Protocol
 
 from agents.results import end_request
-from agents.worker import core
+from agents.worker import core, outcome
 from agents.worker.calls import OUT_OF_TIME, Caller
 from agents.worker.core import Work
 from agents.worker.journal import Journal
@@ -17,19 +18,20 @@ from registry.errors import RegistryBehindError
 from registry.snapshot import Snapshot
 from schemas.codec import Codec
 from schemas.edges import Request
-from schemas.enums import DataClass, Status
+from schemas.enums import DataClass, Outcome, Status
 from schemas.errors import (
     CatalogueError,
     DeadlineExceededError,
     TierflowError,
     UndecodableError,
 )
-from schemas.flow import Assignment, Slip
+from schemas.flow import Assignment, Completion, Slip
 from schemas.headers import Name, propagate
 from schemas.ids import derived_id
 from schemas.ports import Clock, Sleep
 from schemas.settings import WorkerSettings
 from streams.effects import DeadLetter, Effects, Emit, View
+from streams.errors import EffectsRefusedError
 from streams.operations import Operations
 from streams.records import InRecord
 from streams.topics import COMPLETIONS, tier_topic, worker_name
@@ -149,7 +151,14 @@ class WorkerStage:
         return Effects((self._emit(record, work.assignment, value),))
 
     def fail(self, record: InRecord, view: View[Snapshot], error: TierflowError) -> Effects:
-        """A dead letter, and a ``failed`` result as far as the record can be read."""
+        """A dead letter, and a ``failed`` result as far as the record can be read.
+
+        A completion that can't be written goes out without its output instead: its calls were made, and stay told.
+        """
+        if isinstance(error, EffectsRefusedError):
+            shorter = [self._without_output(emit, error) for emit in error.outputs]
+            if any(shorter):
+                return Effects([emit for emit in shorter if emit is not None])
         dead = DeadLetter(code=error.code, message=str(error))
         content_type = self._codec.content_type
         try:
@@ -176,6 +185,15 @@ class WorkerStage:
         except (TierflowError, ValueError):  # not even a request id: nothing that a result could be for
             return Effects(dead_letters=(dead,))
         return Effects((end,), (dead,))
+
+    def _without_output(self, emit: Emit, error: EffectsRefusedError) -> Emit | None:
+        """The completion as a failed one; None if it is none, or had no output to leave out."""
+        if emit.record != "completion":
+            return None
+        completion = self._codec.decode(Completion, emit.value)
+        if completion.outcome is not Outcome.OK:
+            return None
+        return replace(emit, value=self._codec.encode(outcome.unwritable(completion, error.reason)))
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

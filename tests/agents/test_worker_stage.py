@@ -18,6 +18,7 @@ from schemas.headers import Name
 from schemas.ids import derived_id
 from schemas.ports import ModelAnswer
 from streams.effects import Stage
+from streams.errors import EffectsRefusedError
 from tests.agents.worker_parts import (
     CODEC,
     FREE,
@@ -384,6 +385,25 @@ async def test_what_can_not_be_handled_is_a_dead_letter_and_a_failed_result(serv
         nameless = here.stage.fail(broken._replace(headers=()), here.view(), UndecodableError("byte 2"))
         assert not nameless.outputs
         assert nameless.dead_letters
+
+
+async def test_a_completion_that_can_not_be_written_goes_out_without_its_answer(server):
+    async with worker(url=server.base_url) as here:
+        record = a_record(an_assignment(here.holder.current))
+        made = await here.effects(record)
+        refused = EffectsRefusedError(0, "too large", made.outputs)
+        shorter = here.stage.fail(record, here.view(), refused)
+        (emit,) = shorter.outputs
+        told, before = CODEC.decode(Completion, emit.value), CODEC.decode(Completion, made.outputs[0].value)
+        assert (emit.topic, emit.id) == ("completions", made.outputs[0].id)
+        assert (told.outcome, told.failure, told.output_text, told.model) == (Outcome.FAILED, "bad_output", "", "")
+        assert (told.attempts, told.billed_micros) == (before.attempts, before.billed_micros)
+        assert "too large" in told.error
+        assert not shorter.dead_letters
+        # Refused once more, there is nothing left to leave out.
+        again = here.stage.fail(record, here.view(), EffectsRefusedError(0, "too large", shorter.outputs))
+        assert result_of(again).status is Status.FAILED
+        assert again.dead_letters
 
 
 async def test_the_loop_is_told_what_the_stage_is():

@@ -308,6 +308,12 @@ def test_rights_follow_from_what_a_stage_reads_and_writes() -> None:
         "tierflow.probe",
     }
     assert allowed(ARCHIVE, Operation.WRITE) == set()
+    prefixed = acls_for("guardrail", TOPICS, Names("mine."))
+    # What a stage's probe takes (see find_platform) begins with the prefix, too.
+    assert {acl.name for acl in prefixed if acl.resource is Resource.TRANSACTIONAL_ID} == {
+        "mine.tierflow.guardrail",
+        "mine.tierflow.probe",
+    }
 
 
 def test_nobody_who_only_watches_may_write_results() -> None:

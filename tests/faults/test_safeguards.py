@@ -1,0 +1,162 @@
+"""Each safeguard against the fault that it is there for; and the oracle, which must notice when it is switched off."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from schemas.enums import EventType
+from streams.faults import Action, Fault, Point
+from streams.records import TP
+from tests.faults.conftest import OpenWorld
+from tests.faults.oracle import Evidence, judge
+from tests.faults.provider import Trick
+from tests.faults.reading import committed, ends
+from tests.faults.sabotage import Safeguard
+from tests.faults.world import PARTITIONS, SESSION, World
+
+pytestmark = pytest.mark.timeout(240)
+
+LONG = {"commit_timeout": timedelta(seconds=40), "transaction_timeout": timedelta(seconds=45)}
+"""So that only the group's generation stands between a zombie and its commit, not the end of its transaction."""
+
+
+async def problems(world: World, *, within_s: float = 60) -> list[str]:
+    """The oracle's list, for cases in which it should not be empty."""
+    await world.settled(within_s=within_s)
+    return judge(await world.evidence())
+
+
+async def taken_over(world: World, within_s: float = 60) -> None:
+    """Wait until the workers' group has done everything that its topic holds."""
+    bootstrap, topic = world.platform.connection.kafka.bootstrap, world.platform.names.topic("tier.fast")
+    group, partitions = world.platform.names.group("worker-fast"), [TP(topic, n) for n in range(PARTITIONS)]
+    async with asyncio.timeout(within_s):
+        while True:
+            done = await asyncio.to_thread(committed, bootstrap, {group: partitions})
+            end = await asyncio.to_thread(ends, bootstrap, partitions)
+            # Behind the last record lies its transaction's marker, which a commit may or may not include.
+            if all(done[group, tp] >= end[tp].high - 1 for tp in partitions):
+                return
+            await asyncio.sleep(0.3)
+
+
+async def zombie(world: World, point: Point, *, without: str = "") -> None:
+    """A worker is frozen inside its transaction, another does its work, and it wakes before the transaction ends."""
+    plan = [Fault(point, Action.FREEZE, passes=2, marker=world.marker("worker"))]
+    await world.start_flow({"worker": plan}, without={"worker": without})
+    world.send(30)
+    await world.struck("worker")
+    await world.start("worker", name="second")
+    if point is Point.AFTER_OFFSETS:
+        # Its offsets are pending: the other waits for their fate rather than repeat the work.
+        await asyncio.sleep(SESSION.total_seconds() + 4)
+    else:
+        await taken_over(world)
+    world.crashes += 1
+    world.agent("worker").resume()
+    world.send(6)
+
+
+@pytest.mark.parametrize("point", [Point.AFTER_SENDS, Point.AFTER_OFFSETS])
+async def test_a_zombie_commits_nothing_that_is_not_its_own(on_kafka: OpenWorld, point: Point) -> None:
+    async with on_kafka(loop=LONG) as world:
+        await zombie(world, point)
+        await world.verdict()
+        refused = "starting again from the committed offsets" in world.agent("worker").log.read_text()
+        assert refused == (point is Point.AFTER_SENDS)
+
+
+async def test_without_fencing_the_oracle_sees_the_zombie(on_kafka: OpenWorld) -> None:
+    async with on_kafka(loop=LONG) as world:
+        await zombie(world, Point.AFTER_SENDS, without=Safeguard.FENCING)
+        found = await problems(world)
+        assert any(problem.startswith("duplicated") for problem in found), found
+
+
+def limit_completions(world: World, size: int) -> None:
+    """From now on the broker takes completions up to this size only."""
+    resource = ConfigResource(
+        ResourceType.TOPIC,
+        world.platform.names.topic("completions"),
+        incremental_configs=[ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)],
+    )
+    admin = AdminClient({"bootstrap.servers": world.platform.connection.kafka.bootstrap})
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(20)
+
+
+async def test_a_record_above_the_brokers_limit_fails_alone_and_visibly(on_kafka: OpenWorld) -> None:
+    async with on_kafka() as world:
+        limit_completions(world, 60_000)
+        world.send(6)
+        huge = world.send(2, trick=Trick.HUGE)
+        world.send(6)
+        await world.start_flow()
+        found = await world.verdict()
+        failed = {result.request_id: result for result in results_of(found) if result.request_id in huge}
+        assert {result.status for result in failed.values()} == {"failed"}
+        assert len(failed) == 2
+
+
+async def test_without_gathering_the_oracle_sees_the_loss(on_kafka: OpenWorld) -> None:
+    async with on_kafka() as world:
+        limit_completions(world, 60_000)
+        world.send(6)
+        huge = world.send(2, trick=Trick.HUGE)
+        await world.start_flow(without={"worker": Safeguard.GATHERING})
+        found = await problems(world, within_s=12)
+        assert {f"lost: {request_id} has no result" for request_id in huge} <= set(found), found
+
+
+async def sent_twice(world: World) -> None:
+    """The same ids again: at once and after they ended, to the partition of the first and to another."""
+    early = world.send(4)
+    for number, request_id in enumerate(early):
+        world.send_again(request_id, partition=number % PARTITIONS)
+        world.send_again(request_id)
+    assert await world.settled()
+    for number, request_id in enumerate(early):
+        world.send_again(request_id, partition=(number + 3) % PARTITIONS)
+    # What is sent now is behind them in each partition, and so ends after them.
+    for number in range(PARTITIONS):
+        world.send(1, key=f"after-{number}")
+
+
+async def test_an_id_that_comes_again_is_told_and_dropped(on_kafka: OpenWorld) -> None:
+    async with on_kafka() as world:
+        await world.start_flow()
+        await sent_twice(world)
+        found = await world.verdict()
+        dropped = [event for _, event in found.sorted.events if event.event_type is EventType.REQUEST_DUPLICATE]
+        assert len(dropped) == 12
+        assert max(call.number for call in found.calls) == 1
+
+
+async def test_without_the_receiver_the_oracle_sees_the_duplicates(on_kafka: OpenWorld) -> None:
+    async with on_kafka() as world:
+        await world.start_flow(without={"classifier": Safeguard.RECEIVER})
+        await sent_twice(world)
+        found = await problems(world)
+        assert any(problem.startswith("duplicated") for problem in found), found
+
+
+async def test_an_incomplete_story_is_seen(on_kafka: OpenWorld) -> None:
+    async with on_kafka() as world:
+        await world.start_flow(without={"audit": Safeguard.EVENTS})
+        ids = world.send(8)
+        found = await problems(world)
+        wanted = {request_id for request_id in ids if not int(request_id[-1]) % 2}
+        told = {problem.split()[2].rstrip(":") for problem in found if "model_attempted is missing" in problem}
+        assert told == wanted, found
+
+
+def results_of(found: Evidence):
+    return [result for _, result in found.sorted.results]
