@@ -74,7 +74,7 @@ async def _work(house: House, count: int) -> InFlight:
             now = (await stats())["calls"]
             if now > calls:
                 calls, moved = now, time.monotonic()
-        span = moved - began
+        span = max(moved - began, _LOOK_S)  # a few calls are done before the first look
         used = cpu_seconds(worker.pid) - cpu
         await finished(house, "worker-fast", 0)
         return InFlight(

@@ -84,16 +84,17 @@ async def drive(
     Args:
         platform: The broker.
         asked: The workload, in order.
-        within: Longest time to wait for the last end.
+        within: Longest time to wait for the last end, and so how long requests may live that say nothing else.
         tell: Called with each outcome as it comes, and how many are still missing.
 
     Raises:
         DeliveryError: The broker.
     """
-    topic = platform.names.topic(Defaults().topic)
+    defaults = Defaults(lifetime=within)
+    topic = platform.names.topic(defaults.topic)
     began = time.monotonic()
     now_ms = time.time_ns() // 1_000_000
-    made = [prepare(each.line, topic, Defaults(), now_ms=now_ms, new_id=uuid7()) for each in asked]
+    made = [prepare(each.line, topic, defaults, now_ms=now_ms, new_id=uuid7()) for each in asked]
     outcomes = {
         prepared.request_id: Outcome(each, prepared.request_id) for each, prepared in zip(asked, made, strict=True)
     }
