@@ -4,10 +4,11 @@ The events say what the flow itself acted on: nothing is asked for, nothing is l
 record gives the same events with the same ids.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from schemas.edges import Feedback, Result
 from schemas.enums import Action, EventType
@@ -127,8 +128,8 @@ def from_assignment(
         step_id=assignment.parent_step,
         step_index=parent,
         status=Action.ESCALATE.value,
-        reason=_worst_reason(json.loads(assignment.verdicts)),
-        detail=_json({"verdicts": json.loads(assignment.verdicts)}),
+        reason=_worst_reason(orjson.loads(assignment.verdicts)),
+        detail=_json({"verdicts": orjson.loads(assignment.verdicts)}),
         **common,
     )
     build.add(
@@ -189,7 +190,7 @@ def _decision(decision: Decision, step_id: str) -> dict[str, Any]:
                 "candidates": rows,
                 "class_confidence": decision.class_confidence,
                 "feature_hash": decision.feature_hash,
-                "signals": json.loads(decision.signals),
+                "signals": orjson.loads(decision.signals),
                 "thresholds": dict(decision.thresholds),
                 "seed": decision.seed,
             }
@@ -352,4 +353,4 @@ def _worst_reason(verdicts: Sequence[dict[str, Any]]) -> str:
 def _json(value: dict[str, Any]) -> str:
     """Compact JSON without what does not apply."""
     kept = {key: entry for key, entry in value.items() if entry is not None and entry != ""}
-    return json.dumps(kept, separators=(",", ":"), ensure_ascii=False)
+    return orjson.dumps(kept).decode()

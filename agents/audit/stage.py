@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Final
 
 from agents.audit import core
 from registry.snapshot import Snapshot
@@ -16,6 +17,21 @@ from streams.records import InRecord
 from streams.topics import COMPLETIONS, DEAD_LETTERS, FEEDBACK, PROVENANCE, RESULTS, STAGES, TIER_PREFIX, Names
 
 NAME = "audit"
+
+# Read of every record, and looking a member's value up costs more than looking into the headers does.
+_REQUEST_ID: Final = Name.REQUEST_ID.value
+_ROOT_ID: Final = Name.ROOT_ID.value
+_TENANT: Final = Name.TENANT.value
+_DATA_CLASS: Final = Name.DATA_CLASS.value
+_DELIVERY_MODE: Final = Name.DELIVERY_MODE.value
+_TRACEPARENT: Final = Name.TRACEPARENT.value
+_CAUSATION_ID: Final = Name.CAUSATION_ID.value
+_SOURCE: Final = Name.CE_SOURCE.value
+_ID: Final = Name.CE_ID.value
+_TIME: Final = Name.CE_TIME.value
+_EPOCH: Final = Name.EPOCH.value
+_SEQUENCE: Final = Name.SEQUENCE.value
+_CONTENT_TYPE: Final = Name.CONTENT_TYPE.value
 
 
 class AuditStage:
@@ -64,8 +80,8 @@ class AuditStage:
         origin = _origin(record, found, self._names.logical(record.topic))
         events = self._derive(origin, record, found)(view.now_ms)
         request_key = origin.request_id.encode() or record.key
-        headers: list[Header] = [(Name.REQUEST_ID.value, found.get(Name.REQUEST_ID.value, b""))]
-        headers += [(name, found[name]) for name in (Name.TENANT.value, Name.TRACEPARENT.value) if name in found]
+        headers: list[Header] = [(_REQUEST_ID, found.get(_REQUEST_ID, b""))]
+        headers += [(name, found[name]) for name in (_TENANT, _TRACEPARENT) if name in found]
         encode = self._codec.encode
         content_type = self._codec.content_type
         return Effects(
@@ -88,7 +104,7 @@ class AuditStage:
         self, origin: core.Origin, record: InRecord, found: dict[str, bytes]
     ) -> Callable[[int], list[ProvenanceEvent]]:
         decode, topic = self._codec.decode, origin.topic
-        content_type = found.get(Name.CONTENT_TYPE.value, AVRO.encode()).decode()
+        content_type = _text(found, _CONTENT_TYPE) or AVRO
         value = record.value or b""
         if topic.startswith(TIER_PREFIX):
             assignment = decode(Assignment, value, content_type)
@@ -107,9 +123,9 @@ class AuditStage:
             return lambda now_ms: core.from_feedback(origin, feedback, now_ms)
         return lambda now_ms: core.from_dead_letter(
             origin,
-            code=_text(found, Name.ERROR_CODE),
-            message=_text(found, Name.ERROR_MESSAGE),
-            disposition=_text(found, Name.ERROR_DISPOSITION),
+            code=_text(found, Name.ERROR_CODE.value),
+            message=_text(found, Name.ERROR_MESSAGE.value),
+            disposition=_text(found, Name.ERROR_DISPOSITION.value),
             place=_original_place(found),
             recorded_ms=now_ms,
         )
@@ -120,30 +136,30 @@ class AuditStage:
         return Effects(dead_letters=(DeadLetter(error.code, str(error)),))
 
 
-def _text(found: dict[str, bytes], name: Name) -> str:
-    return found.get(name.value, b"").decode(errors="replace")
+def _text(found: dict[str, bytes], name: str) -> str:
+    raw = found.get(name)
+    return raw.decode(errors="replace") if raw else ""
 
 
 def _origin(record: InRecord, found: dict[str, bytes], topic: str) -> core.Origin:
-    place = coordinates(record.topic, record.partition, record.offset)
-    source = _text(found, Name.CE_SOURCE)
-    record_id = _text(found, Name.CE_ID)
+    source = _text(found, _SOURCE)
+    record_id = _text(found, _ID)
     if topic.startswith(DEAD_LETTERS):
         # The original's headers are kept in a dead letter; who parked it is named by the topic.
-        source = f"/{topic.removeprefix(DEAD_LETTERS)}/{_text(found, Name.CONNECT_TOPIC)}/{record.partition}"
+        source = f"/{topic.removeprefix(DEAD_LETTERS)}/{_text(found, Name.CONNECT_TOPIC.value)}/{record.partition}"
         record_id = derived_id("dead-letter", _original_place(found))
     return core.Origin(
-        record_id=record_id or derived_id("record", place),
-        request_id=_text(found, Name.REQUEST_ID),
-        root_id=_text(found, Name.ROOT_ID),
-        tenant=_text(found, Name.TENANT),
-        data_class=_text(found, Name.DATA_CLASS),
+        record_id=record_id or derived_id("record", coordinates(record.topic, record.partition, record.offset)),
+        request_id=_text(found, _REQUEST_ID),
+        root_id=_text(found, _ROOT_ID),
+        tenant=_text(found, _TENANT),
+        data_class=_text(found, _DATA_CLASS),
         source=source,
-        epoch=_number(found, Name.EPOCH),
-        sequence=_number(found, Name.SEQUENCE),
-        causation_id=_text(found, Name.CAUSATION_ID),
-        delivery_mode=_text(found, Name.DELIVERY_MODE),
-        traceparent=_text(found, Name.TRACEPARENT),
+        epoch=_number(found, _EPOCH),
+        sequence=_number(found, _SEQUENCE),
+        causation_id=_text(found, _CAUSATION_ID),
+        delivery_mode=_text(found, _DELIVERY_MODE),
+        traceparent=_text(found, _TRACEPARENT),
         time_ms=_time_ms(found, record.timestamp_ms),
         topic=topic,
         partition=record.partition,
@@ -152,13 +168,13 @@ def _origin(record: InRecord, found: dict[str, bytes], topic: str) -> core.Origi
     )
 
 
-def _number(found: dict[str, bytes], name: Name) -> int:
-    raw = found.get(name.value, b"0")
+def _number(found: dict[str, bytes], name: str) -> int:
+    raw = found.get(name, b"0")
     return int(raw) if raw.isdigit() else 0
 
 
 def _time_ms(found: dict[str, bytes], fallback: int) -> int:
-    raw = found.get(Name.CE_TIME.value)
+    raw = found.get(_TIME)
     if raw is None:
         return fallback
     try:
@@ -168,4 +184,5 @@ def _time_ms(found: dict[str, bytes], fallback: int) -> int:
 
 
 def _original_place(found: dict[str, bytes]) -> str:
-    return "/".join(_text(found, name) for name in (Name.CONNECT_TOPIC, Name.CONNECT_PARTITION, Name.CONNECT_OFFSET))
+    names = (Name.CONNECT_TOPIC, Name.CONNECT_PARTITION, Name.CONNECT_OFFSET)
+    return "/".join(_text(found, name.value) for name in names)
