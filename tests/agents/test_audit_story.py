@@ -252,3 +252,11 @@ def test_dead_letters_and_duplicates_are_counted_apart():
     assert books.balanced
     assert books.dead_letters == {"input.undecodable": 1}
     assert books.duplicates_dropped == 1
+
+
+def test_a_step_that_is_tried_again_was_accepted_once() -> None:
+    again = replace(assignment(0), parent_step="s0", verdicts=json.dumps([{"action": "escalate", "reason": "server"}]))
+    events = core.from_assignment(origin("guardrail", 7, "tier.t0"), again, decision(), SLIP, 6_000)
+    assert [event.event_type for event in events] == [EventType.GUARDRAIL_EVALUATED, EventType.STEP_ASSIGNED]
+    assert {event.step_index for event in events} == {0}
+    assert (events[0].reason, events[1].reason) == ("server", "after s0")
