@@ -8,7 +8,7 @@ CI ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean install
+.PHONY: help run test check chaos bench clean install
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check: $(STAMP) ## Static checks: ruff, mypy --strict, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: $(STAMP) ## Random faults for a while (MINUTES=30 SEED=7 NODES=1 or 3); a failing seed repeats
+	$(BIN)/python -m tests.faults.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) --nodes $(or $(NODES),1)
 
 bench: $(STAMP) ## Run the benchmarks and print their tables
 	$(BIN)/python -m bench $(ARGS)

@@ -34,6 +34,8 @@ class Name(StrEnum):
     PARENT_ID = "tierflow.parent-id"
     CAUSATION_ID = "tierflow.causation-id"
     ATTEMPT = "tierflow.attempt"
+    DUE = "tierflow.due"
+    RETRY_TO = "tierflow.retry-to"
     REPLAY_OF = "tierflow.replay-of"
     SEQUENCE = "tierflow.sequence"
     EPOCH = "tierflow.epoch"
@@ -68,6 +70,8 @@ TABLE: tuple[tuple[Name, str, str], ...] = (
     (Name.PARENT_ID, "all", "Request that led to this one."),
     (Name.CAUSATION_ID, "flow", "ce_id of the record this one follows from."),
     (Name.ATTEMPT, "flow", "Which try of this step, from 1."),
+    (Name.DUE, "flow", "Unix milliseconds before which a record of a retry topic is not handed out."),
+    (Name.RETRY_TO, "flow", "Logical topic that it is handed out to then."),
     (Name.REPLAY_OF, "all", "Request id whose dead letter was sent again as this request."),
     (Name.SEQUENCE, "flow", "Number of the record within source and epoch, from 1, without gaps."),
     (Name.EPOCH, "flow", "Rises when a source's sequence had to start again."),

@@ -190,7 +190,7 @@ def _ms(duration: timedelta) -> int:
 
 def _raw(headers: RawHeaders, name: str) -> bytes | None:
     for key, raw in reversed(headers):
-        if key == name:
+        if key == name and raw:  # an empty value says nothing, here as in request_context
             return raw
     return None
 

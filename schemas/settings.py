@@ -4,6 +4,7 @@ Durations are ISO 8601 (``PT2.5S``) or seconds in files and variables, ``timedel
 printed. ``load_settings`` reads the tree; ``Settings()`` by itself knows no file.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -97,11 +98,27 @@ class TopicSettings(Section):
     partitions: int = Field(default=6, gt=0)
     replication: int = Field(default=1, gt=0)
     min_insync: int = Field(default=1, gt=0)
+    enforce: bool = True
+    """Agents refuse to start where a topic has fewer replicas, less ``min.insync.replicas`` or keeps less than is said
+    here; false makes it a warning."""
     retention: Duration = timedelta(days=7)
     """Of flow topics. The longest deadline must be shorter."""
     dead_letter_retention: Duration = timedelta(days=30)
     provenance_retention: Duration = timedelta(days=180)
     max_message_bytes: int = 2 * 1024 * 1024
+    retry_delays: tuple[Duration, ...] = (timedelta(seconds=10), timedelta(minutes=1), timedelta(minutes=10))
+    """A step whose providers all failed waits so long before its second try, its third and so on, in a topic each."""
+    retry_age: Duration = timedelta(hours=1)
+    """A request accepted longer ago is not tried again."""
+
+    @model_validator(mode="after")
+    def _delays_rise(self) -> Self:
+        delays = self.retry_delays
+        if any(delay % timedelta(milliseconds=1) or not delay for delay in delays):
+            raise ValueError("retry_delays must be whole milliseconds above zero")
+        if any(later <= earlier for earlier, later in itertools.pairwise(delays)):
+            raise ValueError("retry_delays must rise: each delay has a topic of its own")
+        return self
 
 
 class StateSettings(Section):
@@ -187,6 +204,13 @@ class ArchiveSettings(Section):
     """A segment is sealed after this even when it is not full."""
 
 
+class MonitorSettings(Section):
+    """The conservation monitor."""
+
+    grace: Duration = timedelta(seconds=60)
+    """How late anything may be before it is an alarm: above a rebalance after a crash, and the audit agent's lag."""
+
+
 class TelemetrySettings(Section):
     """OpenTelemetry."""
 
@@ -231,6 +255,7 @@ class Settings(BaseSettings):
     receiver: ReceiverSettings = ReceiverSettings()
     worker: WorkerSettings = WorkerSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    monitor: MonitorSettings = MonitorSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     codec: CodecSettings = CodecSettings()
 

@@ -17,6 +17,7 @@ from streams._codes import NOT_PERMITTED, Code, describe
 from streams.connection import KafkaConnection
 from streams.errors import BrokerUnavailableError, NotPermittedError
 from streams.probe import PROBE_ID
+from streams.retry import RETRY_PREFIX
 from streams.topics import (
     COMPLETIONS,
     PROVENANCE,
@@ -130,6 +131,7 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
     group = names.group(role)
     rights = [
         *_topics(names, {*consumed, REGISTRY}, Operation.READ, Operation.DESCRIBE),
+        *_topics(names, consumed, Operation.DESCRIBE_CONFIGS),  # a start checks what its topics keep
         *_topics(names, _written_by(role, logical), Operation.WRITE, Operation.DESCRIBE),
         Acl(Resource.GROUP, group, Operation.READ),
         Acl(Resource.GROUP, group, Operation.DESCRIBE),
@@ -202,10 +204,11 @@ def _written_by(role: str, topics: Sequence[str]) -> set[str]:
     """Logical topics that a stage's effects can name."""
     kind = role.split("-", 1)[0]
     tiers = {name for name in topics if name.startswith(TIER_PREFIX)}
+    retries = {name for name in topics if name.startswith(RETRY_PREFIX)}
     written = {
         "classifier": {*tiers, RESULTS, PROVENANCE},  # provenance: duplicates of requests, which have no result
         "worker": {COMPLETIONS, RESULTS},
-        "guardrail": {*tiers, RESULTS},
+        "guardrail": {*tiers, *retries, RESULTS},
         "audit": {PROVENANCE},
     }.get(kind, set())
     return written | ({dead_letter_topic(kind)} if kind in STAGES else set())

@@ -66,6 +66,9 @@ class Effects:
     dead_letters: Sequence[DeadLetter] = ()
     done: bool = True
     """False leaves the record unfinished: it is offered again after a pause (the stage waits for something outside)."""
+    not_before_ms: int = 0
+    """Of an unfinished record of a synchronous stage: its partition is left alone until then (Unix milliseconds), with
+    everything behind it; other partitions go on."""
 
 
 NOTHING = Effects()

@@ -77,6 +77,7 @@ async def open_log(
     kind: BrokerKind,
     start: Start = Start.EARLIEST,
     offsets: Mapping[TP, int] | None = None,
+    since_ms: int | None = None,
 ) -> AsyncIterator[LogReader]:
     """Open a reader of all partitions of ``topics``.
 
@@ -86,6 +87,7 @@ async def open_log(
         kind: What answers at the address.
         start: Where partitions begin that ``offsets`` does not name.
         offsets: Where to go on.
+        since_ms: Unix milliseconds; partitions that ``offsets`` does not name begin at the first record from then on.
 
     Raises:
         BrokerUnavailableError: No broker answered.
@@ -107,6 +109,10 @@ async def open_log(
         open_ended = [tp for tp in partitions if tp not in given]
         ask = consumer.beginning_offsets if start is Start.EARLIEST else consumer.end_offsets
         starts = await ask(open_ended) if open_ended else {}
+        if since_ms is not None and open_ended:
+            ends = await consumer.end_offsets(open_ended)
+            found = await consumer.offsets_for_times(dict.fromkeys(open_ended, since_ms))
+            starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
         for tp in partitions:
             consumer.seek(tp, given.get(tp, starts.get(tp, 0)))
         pace = FetchPace(connection.fetch_wait(kind), connection.fetch_wait_idle(kind))

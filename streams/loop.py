@@ -59,6 +59,9 @@ pause; a consumer unpolled for 300 s is put out of its group, so long ones do.""
 BATCH = 256
 """Most records prepared together."""
 
+LOOK = timedelta(seconds=1)
+"""How often partitions are looked at whose head is not due yet: what is due waits half of it on average."""
+
 TURN = 64
 """Synchronous handlers give the event loop (heartbeats, fetches) a turn after so many records."""
 
@@ -166,6 +169,7 @@ class Loop(Generic[R]):
         self._draining = False
         self._failure: asyncio.Future[None] | None = None
         self._full: set[TP] = set()
+        self._looking: asyncio.TimerHandle | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -193,6 +197,8 @@ class Loop(Generic[R]):
             if not self._failure.done() and all(not task.done() for task in tasks):
                 await self._drain()
         finally:
+            if self._looking is not None:
+                self._looking.cancel()
             for task in (*tasks, *self._running):
                 task.cancel()
             await asyncio.gather(*tasks, *self._running, return_exceptions=True)
@@ -337,7 +343,7 @@ class Loop(Generic[R]):
         tracker = partition.tracker
         for record in records:
             if tracker.take(record.offset):
-                work = Work(record, partition, work_size(record))
+                work = Work(record, partition, work_size(record), reading=partition.reading)
                 partition.hold(work)
                 self._intake.append(work)
                 self.counters.taken += 1
@@ -361,7 +367,11 @@ class Loop(Generic[R]):
 
     def _resume_after_hold(self, paused: Sequence[TP]) -> None:
         if not self._draining:
-            self._source.resume(*(tp for tp in paused if tp in self._partitions and tp not in self._full))
+            self._source.resume(*(tp for tp in paused if self._may_read(tp)))
+
+    def _may_read(self, tp: TP) -> bool:
+        partition = self._partitions.get(tp)
+        return partition is not None and tp not in self._full and not partition.due_ms
 
     # -- work ----------------------------------------------------------------------------------------------------------
 
@@ -418,10 +428,15 @@ class Loop(Generic[R]):
         for index, work in enumerate(batch, 1):
             if not work.partition.alive:
                 continue
+            if work.partition.due_ms:  # behind a head that is not due: read again when it is
+                work.partition.release(work)
+                continue
             seen = view if work.prepared is None else View(view.now_ms, view.rules, view.mode, work.prepared)
             effects = self._decide(work, seen)
             if effects.done:
                 self._finish(work, effects)
+            elif effects.not_before_ms:
+                self._leave_alone(work, effects.not_before_ms)
             else:
                 asyncio.get_running_loop().call_later(self._settings.back_off.total_seconds(), self._offer_again, work)
             if index % TURN == 0:
@@ -441,9 +456,38 @@ class Loop(Generic[R]):
         return effects if hop is None else _following(effects, hop)
 
     def _offer_again(self, work: Work) -> None:
-        if work.partition.alive:
+        if work.partition.alive and work.reading == work.partition.reading:
             self._intake.appendleft(work)
             self._intake_filled.set()
+
+    def _leave_alone(self, work: Work, due_ms: int) -> None:
+        """Give back a record that is not due, and what was taken behind it; its partition is read again when it is."""
+        partition, offset = work.partition, work.record.offset
+        partition.due_ms = due_ms
+        partition.reading += 1
+        partition.release(work)
+        for behind in self._intake:
+            if behind.partition is partition:
+                partition.release(behind)
+        self._intake = deque(each for each in self._intake if each.partition is not partition)
+        partition.tracker.rewind(offset)
+        self._source.pause(partition.tp)
+        self._source.seek(partition.tp, offset)
+        self._room.set()
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(LOOK.total_seconds(), self._look)
+
+    def _look(self) -> None:
+        """Read partitions again whose head is due."""
+        now_ms = self._clock.now_ms()
+        for tp, partition in self._partitions.items():
+            if partition.due_ms and partition.due_ms <= now_ms:
+                partition.due_ms = 0
+                if not self._draining and self._may_read(tp):
+                    self._source.resume(tp)
+        waiting = any(partition.due_ms for partition in self._partitions.values())
+        later = asyncio.get_running_loop().call_later
+        self._looking = later(LOOK.total_seconds(), self._look) if waiting else None
 
     def _start_work(self, batch: list[Work]) -> None:
         for work in batch:
@@ -530,7 +574,8 @@ class Loop(Generic[R]):
             await self._reset(error)
         for tp in [tp for tp in self._full if not self._partitions[tp].tracker.full]:
             self._full.discard(tp)
-            self._source.resume(tp)
+            if self._may_read(tp):
+                self._source.resume(tp)
         self._room.set()
 
     async def _commit_once(self, batch: list[Work]) -> bool:

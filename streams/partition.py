@@ -20,6 +20,8 @@ class Work:
     prepared: object = None
     effects: Effects | None = None
     refused: bool = False
+    reading: int = 0
+    """``Partition.reading`` when it was taken: what was given back since is read again, and must not run twice."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,8 @@ class Partition:
         committed: Offset last committed by this assignment.
         in_flight: Records taken and not yet committed.
         bytes_in_flight: Their size.
+        due_ms: Unix milliseconds until which it is left alone, as its head is not due before; 0 if it is not.
+        reading: How often records were given back to be read again.
     """
 
     tp: TP
@@ -49,6 +53,8 @@ class Partition:
     committed: OffsetCommit | None = None
     in_flight: int = 0
     bytes_in_flight: int = 0
+    due_ms: int = 0
+    reading: int = 0
 
     def hold(self, work: Work) -> None:
         """Count work in that was taken."""

@@ -1,5 +1,6 @@
 """Whether the topics are what the table says, before anything depends on it."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import Any
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from schemas.errors import ConfigurationError
 from schemas.settings import TopicSettings
 from streams.admin import topic_config
 from streams.clients import admin_client, described
@@ -17,6 +19,7 @@ from streams.offsets import committed_offsets
 from streams.records import TP
 from streams.topics import Cleanup, Names, Topic
 
+_LOG = logging.getLogger(__name__)
 _FOREVER = -1  # retention.ms of a topic that keeps everything
 _CREATE = "tierflow topics create"
 
@@ -54,6 +57,7 @@ async def check_topics(
     settings: TopicSettings,
     *,
     longest_deadline: timedelta = timedelta(0),
+    offsets: bool = True,
 ) -> list[Finding]:
     """Compare the cluster with the table.
 
@@ -63,6 +67,7 @@ async def check_topics(
         names: Physical names.
         settings: Replication and limits.
         longest_deadline: The longest that a request may live; topics must keep records longer.
+        offsets: Whether to look at the groups' committed offsets, too.
 
     Returns:
         What differs, errors first; empty when all is well.
@@ -82,8 +87,35 @@ async def check_topics(
             continue
         found += _check_partitions(name, topic, parts[name], settings)
         found += _check_config(name, topic, configs.get(name, {}), settings, longest_deadline)
-    found += await _check_offsets(connection, names, wanted, parts)
+    if offsets:
+        found += await _check_offsets(connection, names, wanted, parts)
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
+
+
+async def require_topics(
+    connection: KafkaConnection,
+    topics: Sequence[Topic],
+    names: Names,
+    settings: TopicSettings,
+    *,
+    longest_deadline: timedelta = timedelta(0),
+) -> None:
+    """Refuse to go on with topics that keep less than settings promise; for the start of an agent.
+
+    Committed offsets are not looked at: the agent's own consumer refuses to start without them.
+
+    Raises:
+        ConfigurationError: Names each topic, what is wrong with it and what mends it.
+        BrokerUnavailableError: No answer.
+    """
+    found = await check_topics(connection, topics, names, settings, longest_deadline=longest_deadline, offsets=False)
+    wrong = [f"{each.subject} {each.what} ({each.do})" for each in found if each.severity is Severity.ERROR]
+    if wrong and settings.enforce:
+        raise ConfigurationError(
+            f"topics are below policy: {'; '.join(wrong)}. With topics.enforce false an agent starts all the same"
+        )
+    for each in wrong:
+        _LOG.warning("below policy: %s", each)
 
 
 def _check_partitions(

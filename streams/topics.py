@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from schemas.settings import TopicSettings
+from streams.retry import retry_topic
 
 REQUESTS: Final = "requests"
 COMPLETIONS: Final = "completions"
@@ -94,6 +95,17 @@ def table(settings: TopicSettings, tiers: tuple[str, ...], intake: tuple[str, ..
             consumers=(worker_name(tier), "audit"),
         )
         for tier in tiers
+    ]
+    topics += [
+        Topic(
+            name=retry_topic(delay),
+            record="assignment",
+            key="as the request's",
+            partitions=n,
+            retention=keep,
+            consumers=("guardrail",),
+        )
+        for delay in settings.retry_delays
     ]
     topics += [
         Topic(

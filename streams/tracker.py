@@ -93,6 +93,12 @@ class Tracker:
         while self._pending and self._pending[0] not in self._waiting:
             self._beyond.discard(self._pending.popleft())
 
+    def rewind(self, offset: int) -> None:
+        """Take back what was handed out from ``offset`` on and is not done: it is handed out again from there."""
+        while self._pending and self._pending[-1] >= offset:
+            self._waiting.discard(self._pending.pop())
+        self._next = min(self._next, offset)
+
     def committable(self, position: int | None = None) -> Committable:
         """What may be committed.
 

@@ -11,6 +11,7 @@ class AgentKind(StrEnum):
     GUARDRAIL = "guardrail"
     AUDIT = "audit"
     ARCHIVE = "archive"
+    MONITOR = "monitor"
 
 
 class BrokerChoice(StrEnum):

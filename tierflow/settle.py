@@ -10,7 +10,7 @@ from agents.audit.reader import ArchiveReader
 from schemas.errors import ConfigurationError
 from streams.runtime import Platform
 from streams.topic_report import TopicReport, describe_topics
-from streams.topics import COMPLETIONS, REGISTRY, TIER_PREFIX, Topic
+from streams.topics import COMPLETIONS, REGISTRY, Topic
 
 QUIET: Final = timedelta(seconds=1.5)
 """Nothing moved for so long: it is done. Offsets alone can't tell: transaction markers take some, and the embedded
@@ -54,11 +54,7 @@ async def settle_archive(folder: Path) -> None:
 
 async def in_flight(platform: Platform, topics: Sequence[Topic]) -> int:
     """About how many requests wait for a stage or are being worked on; the embedded broker's ends can be short."""
-    waiting = [
-        topic
-        for topic in topics
-        if topic.record == "request" or topic.name == COMPLETIONS or topic.name.startswith(TIER_PREFIX)
-    ]
+    waiting = [topic for topic in topics if topic.record in {"request", "assignment"} or topic.name == COMPLETIONS]
     reports = await describe_topics(platform.connection, waiting, platform.names, kind=platform.capabilities.kind)
     return sum(_behind(report, topic, platform) for report, topic in zip(reports, waiting, strict=True))
 

@@ -21,7 +21,9 @@ from streams.effects import Stage
 from streams.runtime import Platform, find_platform, make_loop
 from streams.snapshot_log import KafkaSnapshotLog
 from streams.telemetry import Telemetry
+from streams.topic_check import require_topics
 from streams.topics import REGISTRY, worker_name
+from tierflow.reach import longest_deadline, topics_of
 
 if TYPE_CHECKING:
     from agents.liveness import LiveTiers
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AGENTS: Final = ("classifier", "worker", "guardrail", "audit", "archive")
+AGENTS: Final = ("classifier", "worker", "guardrail", "audit", "archive", "monitor")
 """Kinds of agents that ``run_agent`` knows."""
 
 FIRST_SNAPSHOT: Final = timedelta(seconds=60)
@@ -129,9 +131,18 @@ async def run_agent(
             ).run(stop)
             return
         holder = await parts.enter_async_context(open_snapshots(platform))
+        if kind == "monitor":
+            from agents.monitor.monitor import Monitor
+
+            await Monitor(platform, codec, holder.current.catalogue, SystemClock()).run(stop)
+            return
         name = worker_name(tier) if kind == "worker" and tier else kind
         telemetry = Telemetry(settings.telemetry, name, names=platform.names, instance=instance)
         parts.push_async_callback(telemetry.shutdown)
+        catalogue = holder.current.catalogue
+        read = [topic for topic in topics_of(catalogue, settings.topics) if name in topic.consumers]
+        longest = longest_deadline(catalogue)
+        await require_topics(platform.connection, read, platform.names, settings.topics, longest_deadline=longest)
         stage = await _stage(kind, tier, platform, codec, holder, telemetry, parts)
         loop = make_loop(
             platform,
@@ -157,8 +168,9 @@ async def _stage(
     settings, catalogue = platform.settings, holder.current.catalogue
     if kind == "guardrail":
         from agents.guardrail.stage import GuardrailStage
+        from streams.retry import Schedule
 
-        return GuardrailStage(codec=codec)
+        return GuardrailStage(codec=codec, retries=Schedule.of(settings.topics))
     if kind == "audit":
         from agents.audit.stage import AuditStage
 

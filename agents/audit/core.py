@@ -111,7 +111,7 @@ def from_assignment(
         "registry_number": assignment.registry_chosen,
         "registry_checked": assignment.registry_checked,
     }
-    if assignment.step_index == 0 and decision is not None:
+    if assignment.step_index == 0 and decision is not None and not assignment.parent_step:
         build.add(
             EventType.REQUEST_ACCEPTED,
             time_ms=assignment.accepted_at_ms,

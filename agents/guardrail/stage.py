@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 
 import orjson
@@ -17,17 +18,23 @@ from schemas.catalogue import Pattern
 from schemas.codec import Codec
 from schemas.edges import Request
 from schemas.enums import Status
-from schemas.errors import TierflowError, UndecodableError
+from schemas.errors import FailureClass, TierflowError, UndecodableError
 from schemas.flow import Assignment, Completion, Slip
 from schemas.headers import Name, propagate, read_context
 from schemas.ids import derived_id
 from streams.effects import DeadLetter, Disposition, Effects, Emit, View
 from streams.records import InRecord
+from streams.retry import Due, Schedule
 from streams.topics import COMPLETIONS, tier_topic
 
 log = logging.getLogger(__name__)
 
 NAME: Final = "guardrail"
+NO_RETRIES: Final = Schedule(delays=(), max_age=timedelta(0))
+PASSING: Final = frozenset(
+    each.value for each in (FailureClass.RATE_LIMIT, FailureClass.SERVER, FailureClass.TIMEOUT, FailureClass.CONNECTION)
+)
+"""Failures that pass without anybody's doing: after the tries in place, and other models, a retry topic may help."""
 _SLIPS: Final = 1024
 """Slips kept as bytes and as records: those of one plan are equal, and there are few plans."""
 
@@ -35,12 +42,17 @@ _SLIPS: Final = 1024
 class GuardrailStage:
     """Checks what workers bring, and lets it out, hands it on or ends it.
 
+    A step whose providers failed in a way that passes is handed to a retry topic where one may still help, and from
+    there, when it is due, to its tier once more.
+
     Args:
         codec: Reads and writes records.
+        retries: When to try again; never if left out.
     """
 
-    def __init__(self, *, codec: Codec) -> None:
+    def __init__(self, *, codec: Codec, retries: Schedule = NO_RETRIES) -> None:
         self._codec = codec
+        self._retries = retries
         self._read_slips: dict[bytes, Slip] = {}
         self._next_slips: dict[tuple[bytes, int], tuple[Slip, bytes]] = {}
 
@@ -51,8 +63,8 @@ class GuardrailStage:
 
     @property
     def inputs(self) -> Sequence[str]:
-        """Completions."""
-        return (COMPLETIONS,)
+        """Completions, and what waits to be tried again."""
+        return (COMPLETIONS, *self._retries.topics)
 
     @property
     def concurrency(self) -> int:
@@ -69,8 +81,10 @@ class GuardrailStage:
         """Nothing to look up: the completion carries all that is needed."""
 
     def handle(self, record: InRecord, view: View[Snapshot]) -> Effects:
-        """Rule on an answer."""
+        """Rule on an answer; or hand out again what is due."""
         try:
+            if due := _header(record, Name.DUE):
+                return self._hand_out(record, _whole(due), view.now_ms)
             completion = self._codec.decode(Completion, record.value or b"")
             assignment = self._codec.decode(Assignment, completion.assignment)
             slip = self._slip(assignment.slip)
@@ -96,6 +110,17 @@ class GuardrailStage:
         )
         if isinstance(move, Run):
             return Effects(outputs=(self._go_on(record, view, completion, assignment, ruling, move.index),))
+        if move.status is Status.FAILED and completion.failure in PASSING:
+            again = self._retries.after(
+                _tries(record),
+                request_id=completion.request_id,
+                step_id=completion.step_id,
+                now_ms=view.now_ms,
+                accepted_at_ms=assignment.accepted_at_ms,
+                deadline_ms=assignment.deadline_ms,
+            )
+            if again is not None:
+                return Effects(outputs=(self._try_again(record, view, completion, assignment, ruling, again),))
         return Effects(outputs=(self._end(record, view, completion, assignment, ruling, move),))
 
     def _slip(self, raw: bytes) -> Slip:
@@ -128,22 +153,11 @@ class GuardrailStage:
         slip, slip_bytes = self._next_slip(assignment.slip, index)
         step = slip.steps[slip.index]
         following = replace(
-            assignment,
+            _spent(completion, assignment, ruling, view),
             slip=slip_bytes,
             step_id=step.step_id,
             step_index=slip.index,
-            parent_step=assignment.step_id,
             tier=step.tier,
-            assigned_at_ms=view.now_ms,
-            cost_left_micros=_cost_left(completion, assignment),
-            registry_checked=view.rules.number,
-            order_relaxed=True,
-            spent_micros=assignment.spent_micros + completion.billed_micros,
-            spent_cpu_us=assignment.spent_cpu_us + completion.cpu_us,
-            spent_tokens_in=assignment.spent_tokens_in + completion.tokens_in,
-            spent_tokens_out=assignment.spent_tokens_out + completion.tokens_out,
-            attempts=assignment.attempts + len(completion.attempts),
-            verdicts=orjson.dumps([verdict.model_dump(mode="json") for verdict in ruling.verdicts]).decode(),
         )
         return Emit(
             topic=tier_topic(step.tier),
@@ -155,6 +169,49 @@ class GuardrailStage:
             causation_id=_record_id(record),
             content_type=self._codec.content_type,
         )
+
+    def _try_again(
+        self,
+        record: InRecord,
+        view: View[Snapshot],
+        completion: Completion,
+        assignment: Assignment,
+        ruling: Ruling,
+        due: Due,
+    ) -> Emit:
+        """The same step once more, later: its earlier try is its parent, and what that spent is counted."""
+        return Emit(
+            topic=due.topic,
+            key=record.key,
+            value=self._codec.encode(_spent(completion, assignment, ruling, view)),
+            record="assignment",
+            id=derived_id("assignment", assignment.request_id, str(assignment.step_index), f"wait-{due.number}"),
+            headers=[
+                *propagate(record.headers),
+                (Name.ATTEMPT.value, b"%d" % due.number),
+                (Name.DUE.value, b"%d" % due.at_ms),
+                (Name.RETRY_TO.value, tier_topic(assignment.tier).encode()),
+            ],
+            causation_id=_record_id(record),
+            content_type=self._codec.content_type,
+        )
+
+    def _hand_out(self, record: InRecord, due_ms: int, now_ms: int) -> Effects:
+        """What waited goes to its tier, as it is; a deadline that passed meanwhile is noticed there."""
+        if now_ms < due_ms:
+            return Effects(done=False, not_before_ms=due_ms)
+        waited = _record_id(record)
+        emit = Emit(
+            topic=_header(record, Name.RETRY_TO),
+            key=record.key,
+            value=record.value or b"",
+            record="assignment",
+            id=derived_id("assignment", waited, "due"),
+            headers=[*propagate(record.headers), (Name.ATTEMPT.value, b"%d" % _tries(record))],
+            causation_id=waited,
+            content_type=_header(record, Name.CONTENT_TYPE),
+        )
+        return Effects(outputs=(emit,))
 
     def _end(
         self,
@@ -196,8 +253,11 @@ class GuardrailStage:
         assignment: Assignment | None = None
         completion: Completion | None = None
         try:
-            completion = self._codec.decode(Completion, record.value or b"")
-            assignment = self._codec.decode(Assignment, completion.assignment)
+            if _header(record, Name.DUE):
+                assignment = self._codec.decode(Assignment, record.value or b"")
+            else:
+                completion = self._codec.decode(Completion, record.value or b"")
+                assignment = self._codec.decode(Assignment, completion.assignment)
         except TierflowError:
             pass  # the result says what the headers say
         try:
@@ -232,6 +292,24 @@ def _check_index(completion: Completion, assignment: Assignment, slip: Slip) -> 
         )
 
 
+def _spent(completion: Completion, assignment: Assignment, ruling: Ruling, view: View[Snapshot]) -> Assignment:
+    """The assignment after a step that ended without an answer: what was spent so far, and why it came to that."""
+    return replace(
+        assignment,
+        parent_step=assignment.step_id,
+        assigned_at_ms=view.now_ms,
+        cost_left_micros=_cost_left(completion, assignment),
+        registry_checked=view.rules.number,
+        order_relaxed=True,
+        spent_micros=assignment.spent_micros + completion.billed_micros,
+        spent_cpu_us=assignment.spent_cpu_us + completion.cpu_us,
+        spent_tokens_in=assignment.spent_tokens_in + completion.tokens_in,
+        spent_tokens_out=assignment.spent_tokens_out + completion.tokens_out,
+        attempts=assignment.attempts + len(completion.attempts),
+        verdicts=orjson.dumps([verdict.model_dump(mode="json") for verdict in ruling.verdicts]).decode(),
+    )
+
+
 def _limits(record: InRecord, completion: Completion, assignment: Assignment, snapshot: Snapshot) -> Limits:
     """What a further step must keep to; an unknown tenant may use nothing."""
     context = read_context(record.headers)
@@ -257,7 +335,22 @@ def _bare_json(completion: Completion) -> Completion:
 
 
 def _record_id(record: InRecord) -> str:
-    for name, raw in reversed(record.headers):
-        if name == Name.CE_ID.value:
+    return _header(record, Name.CE_ID)
+
+
+def _header(record: InRecord, name: Name) -> str:
+    for key, raw in reversed(record.headers):
+        if key == name.value:
             return raw.decode("utf-8", "replace")
     return ""
+
+
+def _tries(record: InRecord) -> int:
+    """Which try of its step a record belongs to, from 1."""
+    return _whole(_header(record, Name.ATTEMPT) or "1")
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UndecodableError(f"header: {text[:40]!r} is no whole number")
+    return int(text)

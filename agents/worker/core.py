@@ -59,6 +59,7 @@ class Work:
         parameters: Of the step.
         pinned: Snapshot whose choices hold.
         data_class: Sensitivity of the request.
+        tries: Which try of the step this is, from 1; a later one comes out of a retry topic.
     """
 
     assignment: Assignment
@@ -68,6 +69,7 @@ class Work:
     parameters: Parameters
     pinned: Snapshot
     data_class: DataClass
+    tries: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,18 +167,25 @@ def samples_of(work: Work, model: Model) -> int:
 
 
 def step_key(work: Work) -> OperationKey:
-    """Names the whole step: its outcome is journaled under this key."""
-    return _key(work, "step")
+    """Names one try of the whole step: its outcome is journaled under this key."""
+    return _key(work, "step", *_try(work))
 
 
 def sample_key(work: Work, sample: int) -> OperationKey:
-    """Names one sample of a step: its outcome is journaled under this key."""
-    return _key(work, f"sample-{sample}")
+    """Names one sample of a try: its outcome is journaled under this key."""
+    return _key(work, f"sample-{sample}", *_try(work))
 
 
 def call_key(work: Work, model: Model, sample: int) -> OperationKey:
-    """Names one paid call: the same for each try of it, another for another model or sample."""
+    """Names one paid call: the same for each try of it, another for another model or sample.
+
+    So a provider that knows idempotency keys gives out an answer that came too late for an earlier try.
+    """
     return _key(work, f"call-{sample}", model.ref)
+
+
+def _try(work: Work) -> tuple[str, ...]:
+    return () if work.tries == 1 else (f"try-{work.tries}",)
 
 
 def _key(work: Work, *what: str) -> OperationKey:

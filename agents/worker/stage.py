@@ -218,19 +218,24 @@ class WorkerStage:
             parameters=core.read_parameters(step.parameters),
             pinned=self._holder.pinned(assignment.registry_chosen),
             data_class=DataClass(_header(record, Name.DATA_CLASS) or DataClass.INTERNAL),
+            tries=int(_header(record, Name.ATTEMPT) or 1),
         )
 
     def _late(self, assignment: Assignment) -> bool:
         return self._clock.now_ms() >= assignment.deadline_ms
 
     def _emit(self, record: InRecord, assignment: Assignment, value: bytes) -> Emit:
+        names, headers = [assignment.request_id, str(assignment.step_index)], propagate(record.headers)
+        if tries := _header(record, Name.ATTEMPT):
+            names.append(f"try-{tries}")
+            headers.append((Name.ATTEMPT.value, tries.encode()))
         return Emit(
             topic=COMPLETIONS,
             key=record.key,
             value=value,
             record="completion",
-            id=derived_id("completion", assignment.request_id, str(assignment.step_index)),
-            headers=propagate(record.headers),
+            id=derived_id("completion", *names),
+            headers=headers,
             causation_id=_header(record, Name.CE_ID),
             content_type=self._codec.content_type,
         )

@@ -259,3 +259,11 @@ def test_the_propensity_told_is_that_of_the_plan_that_was_taken_though_another_w
     (decided,) = [event for event in cascade() if event.event_type is EventType.ROUTE_DECIDED]
     assert decided.propensity == 0.1
     assert [row["plan"] for row in json.loads(decided.detail)["candidates"]] == ["p", "q"]
+
+
+def test_a_step_that_is_tried_again_was_accepted_once() -> None:
+    again = replace(assignment(0), parent_step="s0", verdicts=json.dumps([{"action": "escalate", "reason": "server"}]))
+    events = core.from_assignment(origin("guardrail", 7, "tier.t0"), again, decision(), SLIP, 6_000)
+    assert [event.event_type for event in events] == [EventType.GUARDRAIL_EVALUATED, EventType.STEP_ASSIGNED]
+    assert {event.step_index for event in events} == {0}
+    assert (events[0].reason, events[1].reason) == ("server", "after s0")

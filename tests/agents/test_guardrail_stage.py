@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ from schemas.headers import AVRO, JSON, Name
 from schemas.ids import derived_id
 from streams.effects import Disposition, Effects, Emit, Stage
 from streams.records import InRecord
+from streams.retry import Schedule
 from tests.agents.deciding import CASCADE, CODEC, NOW_MS, context, record, request, snapshot, step, view, with_policies
 from tests.agents.test_results import assignment as any_assignment
 from tests.agents.test_results import completion as any_completion
@@ -255,3 +257,80 @@ def test_the_stage_as_the_loop_sees_it():
     stage: Stage[Snapshot] = GuardrailStage(codec=CODEC)
     assert (stage.name, stage.inputs, stage.concurrency) == ("guardrail", ("completions",), 0)
     asyncio.run(stage.prepare([], view()))
+
+
+SCHEDULE = Schedule(delays=(timedelta(seconds=10), timedelta(minutes=1)), max_age=timedelta(hours=1))
+
+
+def ruled(found: InRecord, now_ms: int = NOW_MS) -> Effects:
+    return GuardrailStage(codec=CODEC, retries=SCHEDULE).handle(found, view(now_ms=now_ms))
+
+
+def last_step(**changes) -> Assignment:
+    """An assignment whose plan has no further step."""
+    given = assignment()
+    for _ in range(2):
+        _, given, _ = handed_on(handle(arrived(given, outcome=Outcome.FAILED, failure="server")))
+    return replace(given, **{"deadline_ms": NOW_MS + 600_000, "accepted_at_ms": NOW_MS, **changes})
+
+
+@pytest.mark.parametrize("failure", ["rate_limit", "server", "timeout", "connection"])
+def test_what_passes_by_itself_waits_in_a_retry_topic(failure):
+    given = last_step()
+    effects = ruled(arrived(given, outcome=Outcome.FAILED, failure=failure))
+    (emit,) = effects.outputs
+    headers = dict(emit.headers)
+    waiting = CODEC.decode(Assignment, emit.value)
+    assert (emit.topic, emit.key, headers["tierflow.retry-to"]) == ("retry.10s", b"k", b"tier.premium")
+    assert headers["tierflow.attempt"] == b"2"
+    assert NOW_MS + 10_000 <= int(headers["tierflow.due"]) <= NOW_MS + 12_000
+    assert (waiting.step_index, waiting.parent_step, waiting.slip) == (2, waiting.step_id, given.slip)
+    assert waiting.attempts > given.attempts
+    assert waiting.spent_micros > given.spent_micros
+    assert waiting.order_relaxed
+
+
+@pytest.mark.parametrize("failure", ["auth", "bad_request", "bad_output", "unknown", "context_overflow", ""])
+def test_what_does_not_pass_ends(failure):
+    assert ended(ruled(arrived(last_step(), outcome=Outcome.FAILED, failure=failure))).status is Status.FAILED
+
+
+def test_another_step_of_the_plan_comes_first():
+    emit, _, _ = handed_on(ruled(arrived(assignment(), outcome=Outcome.FAILED, failure="server")))
+    assert emit.topic == "tier.balanced"
+
+
+def test_it_is_handed_out_when_it_is_due_and_not_before():
+    failed = arrived(last_step(), outcome=Outcome.FAILED, failure="server")
+    (wait,) = ruled(failed).outputs
+    waiting = record(wait.value, topic="retry.10s", headers=[*wait.headers, (Name.CE_ID.value, wait.id.encode())])
+    due = int(dict(wait.headers)["tierflow.due"])
+    early = ruled(waiting, now_ms=due - 1)
+    assert (early.done, early.not_before_ms, early.outputs) == (False, due, ())
+    (emit,) = ruled(waiting, now_ms=due).outputs
+    headers = dict(emit.headers)
+    assert (emit.topic, emit.value, emit.key) == ("tier.premium", wait.value, waiting.key)
+    assert headers["tierflow.attempt"] == b"2"
+    assert "tierflow.due" not in headers
+    assert emit.id not in {wait.id, derived_id("assignment", "r-1", "2")}
+
+
+def test_tries_age_and_deadline_are_bounds():
+    def again(tries: int, now_ms: int = NOW_MS, **changes) -> str:
+        found = arrived(last_step(**changes), outcome=Outcome.FAILED, failure="server")
+        headers = (*found.headers, (Name.ATTEMPT.value, b"%d" % tries))
+        return ruled(found._replace(headers=headers), now_ms=now_ms).outputs[0].topic
+
+    assert again(2) == "retry.1m"
+    assert again(3) == "results"
+    assert again(2, accepted_at_ms=NOW_MS - 3_590_000) == "results"
+    assert again(2, deadline_ms=NOW_MS + 59_000) == "results"
+
+
+def test_a_damaged_due_time_is_a_dead_letter_and_a_failed_result():
+    (wait,) = ruled(arrived(last_step(), outcome=Outcome.FAILED, failure="server")).outputs
+    headers = [pair for pair in wait.headers if pair[0] != Name.DUE.value]
+    effects = ruled(record(wait.value, topic="retry.10s", headers=[*headers, (Name.DUE.value, b"soon")]))
+    assert effects.dead_letters[0].code == "input.undecodable"
+    result = CODEC.decode(Result, effects.outputs[0].value, effects.outputs[0].content_type)
+    assert (result.status, result.attempts) == (Status.FAILED, CODEC.decode(Assignment, wait.value).attempts)

@@ -7,6 +7,7 @@ the provider counted are those that the records tell of.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from schemas.codec import Codec
 from schemas.delivery import DeliveryMode
 from schemas.edges import Result
 from schemas.enums import EventType, Outcome
-from schemas.errors import FailureClass
+from schemas.errors import FailureClass, UndecodableError
 from schemas.flow import Attempt, Completion, ProvenanceEvent
 from schemas.headers import AVRO, Name
 from schemas.ids import coordinates
@@ -43,6 +44,7 @@ class Sorted:
 
     results: list[tuple[InRecord, Result]] = field(default_factory=list)
     result_ids: Counter[str] = field(default_factory=Counter)
+    result_places: Counter[str] = field(default_factory=Counter)
     completions: list[tuple[InRecord, Completion]] = field(default_factory=list)
     events: list[tuple[InRecord, ProvenanceEvent]] = field(default_factory=list)
     ended_ids: set[str] = field(default_factory=set)
@@ -61,8 +63,10 @@ class Sorted:
                 result = CODEC.decode(Result, record.value or b"", content_type)
                 self.results.append((record, result))
                 self.result_ids[result.request_id] += 1
+                self.result_places[result.source] += 1
             elif topic == COMPLETIONS:
-                self.completions.append((record, CODEC.decode(Completion, record.value or b"")))
+                with suppress(UndecodableError):  # put there by a case: what follows from it is judged, not it
+                    self.completions.append((record, CODEC.decode(Completion, record.value or b"")))
             elif topic == PROVENANCE:
                 event = CODEC.decode(ProvenanceEvent, record.value or b"")
                 self.events.append((record, event))
@@ -80,7 +84,7 @@ class Evidence:
         names: To tell topics apart.
         mode: What the broker promises.
         sent: Requests, in the order of sending.
-        undecodable: Coordinates of records that are no requests.
+        poison: Coordinates of records that are no requests, or none that can be accepted as they are.
         records: Everything committed, read afterwards.
         tailed: What a reader saw while faults happened.
         ends: Ends of all partitions; empty where the broker knows no transactions.
@@ -94,7 +98,7 @@ class Evidence:
     names: Names
     mode: DeliveryMode
     sent: Sequence[Sent]
-    undecodable: frozenset[str]
+    poison: frozenset[str]
     records: Sequence[InRecord]
     tailed: Sequence[InRecord]
     ends: Mapping[TP, Ends]
@@ -135,8 +139,9 @@ def _results(evidence: Evidence, seen: Sorted) -> Iterator[str]:
     accepted = {sent.request_id for sent in evidence.sent}
     for request_id in sorted(accepted - seen.result_ids.keys()):
         yield f"lost: {request_id} has no result"
-    for request_id in sorted(seen.result_ids.keys() - accepted):
-        yield f"invented: {request_id} was never sent and has a result"
+    for _, result in seen.results:
+        if result.request_id not in accepted and result.source not in evidence.poison:
+            yield f"invented: {result.request_id} was never sent and has a result"
     if evidence.exact:
         for request_id, count in sorted(seen.result_ids.items()):
             if count > 1:
@@ -159,8 +164,10 @@ def _conflicts(seen: Sorted) -> Iterator[str]:
 
 
 def _dead_letters(evidence: Evidence, seen: Sorted) -> Iterator[str]:
-    for place in sorted(evidence.undecodable - seen.dead_places.keys()):
-        yield f"swallowed: {place} is no request and was not dead-lettered"
+    for place in sorted(evidence.poison):
+        if seen.dead_places[place] + seen.result_places[place] != 1:
+            dead, told = seen.dead_places[place], seen.result_places[place]
+            yield f"poison at {place} became {dead} dead letters and {told} results, in place of one"
     for place, count in sorted(seen.dead_places.items()):
         if count > 1 and evidence.exact:
             yield f"duplicated: {place} was dead-lettered {count} times"

@@ -37,7 +37,7 @@ MOST_MS: Final = 300
 
 
 class Trick(StrEnum):
-    """What goes wrong with the first call (or calls) of an operation; later ones are answered properly."""
+    """What goes wrong with the first call (or calls) of a request; later ones are answered properly."""
 
     NONE = "none"
     LATE = "late"
@@ -52,6 +52,8 @@ class Trick(StrEnum):
     """JSON that is no completion."""
     EMPTY = "empty"
     """200 and nothing."""
+    DOWN = "down"
+    """503 for seven calls: longer than the tries in place, of both models, last."""
     OUTAGE = "outage"
     """503, always."""
     DOUBT = "doubt"
@@ -74,12 +76,14 @@ class Call:
     Attributes:
         who: Label of the request.
         key: Idempotency key.
+        model: Which model was asked for.
         number: How many calls of this key there were before it, plus one.
         produced: Whether an answer was made, whoever got it.
     """
 
     who: str
     key: str
+    model: str
     number: int
     produced: bool
 
@@ -94,6 +98,7 @@ class Recorder:
     def __init__(self, record: Path) -> None:
         self._file = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._numbers: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
         self._calls = 0
 
     def _write(self, **entry: object) -> None:
@@ -112,16 +117,18 @@ class Recorder:
         self._write(call=call, who=who, key=key, number=number, model=asked.get("model"), trick=trick)
         seconds = int(found["slow"]) / 1000 if found and found["slow"] else _usual_s(who)
         await asyncio.sleep(seconds)
-        refusal = _refusal(trick, number)
+        self._asked[who] += 1
+        turn = self._asked[who]
+        refusal = _refusal(trick, turn)
         if refusal is not None:
             return refusal
         text = f"Answer: 7 for {who}" + (" x" * 100_000 if trick is Trick.HUGE else "")
         doubted = trick is Trick.DOUBT and asked.get("model") == "small"
         body = completion(Reply(text=text, logprobs=(-4.0,) if doubted else (-0.1,)), asked, call)
         self._write(call=call, produced=True)
-        if number == 1 and trick is Trick.LATE:
+        if turn == 1 and trick is Trick.LATE:
             await asyncio.sleep(30)
-        if number == 1 and trick is Trick.DRIP:
+        if turn == 1 and trick is Trick.DRIP:
             return await _dripped(request, body)
         return web.Response(body=body, content_type="application/json", headers={"x-request-id": f"call-{call}"})
 
@@ -131,18 +138,22 @@ def _usual_s(who: str) -> float:
     return (LEAST_MS + drawn * (MOST_MS - LEAST_MS)) / 1000
 
 
-def _refusal(trick: Trick, number: int) -> web.Response | None:
-    """What a call gets in place of an answer; None if it gets one."""
+_BROKEN_FOR: Final = {Trick.BURST: 2, Trick.DOWN: 7, Trick.OUTAGE: sys.maxsize}
+"""How many calls of a request meet an error of the server."""
+
+
+def _refusal(trick: Trick, turn: int) -> web.Response | None:
+    """What the n-th call of a request gets in place of an answer; None if it gets one."""
+    if turn <= _BROKEN_FOR.get(trick, 0):
+        return web.Response(status=500 if trick is Trick.BURST else 503)
+    if turn > 1:
+        return None
     match trick:
-        case Trick.OUTAGE:
-            return web.Response(status=503)
-        case Trick.BURST if number <= 2:
-            return web.Response(status=500)
-        case Trick.BUSY if number == 1:
+        case Trick.BUSY:
             return web.Response(status=429, headers={"retry-after": "1"})
-        case Trick.SHAPE if number == 1:
+        case Trick.SHAPE:
             return web.json_response({"answer": "seven", "choices": "none"})
-        case Trick.EMPTY if number == 1:
+        case Trick.EMPTY:
             return web.Response(body=b"", content_type="application/json")
         case _:
             return None
@@ -176,7 +187,7 @@ class Provider:
         entries = [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
         produced = {entry["call"] for entry in entries if entry.get("produced")}
         return [
-            Call(entry["who"], entry["key"], entry["number"], entry["call"] in produced)
+            Call(entry["who"], entry["key"], entry["model"], entry["number"], entry["call"] in produced)
             for entry in entries
             if entry.get("who", "").startswith(prefix)
         ]

@@ -4,13 +4,6 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
 
 from schemas.enums import EventType
 from streams.faults import Action, Fault, Point
@@ -81,21 +74,9 @@ async def test_without_fencing_the_oracle_sees_the_zombie(on_kafka: OpenWorld) -
         assert any(problem.startswith("duplicated") for problem in found), found
 
 
-def limit_completions(world: World, size: int) -> None:
-    """From now on the broker takes completions up to this size only."""
-    resource = ConfigResource(
-        ResourceType.TOPIC,
-        world.platform.names.topic("completions"),
-        incremental_configs=[ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)],
-    )
-    admin = AdminClient({"bootstrap.servers": world.platform.connection.kafka.bootstrap})
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(20)
-
-
 async def test_a_record_above_the_brokers_limit_fails_alone_and_visibly(on_kafka: OpenWorld) -> None:
     async with on_kafka() as world:
-        limit_completions(world, 60_000)
+        world.configure("completions", max_message_bytes="60000")
         world.send(6)
         huge = world.send(2, trick=Trick.HUGE)
         world.send(6)
@@ -108,7 +89,7 @@ async def test_a_record_above_the_brokers_limit_fails_alone_and_visibly(on_kafka
 
 async def test_without_gathering_the_oracle_sees_the_loss(on_kafka: OpenWorld) -> None:
     async with on_kafka() as world:
-        limit_completions(world, 60_000)
+        world.configure("completions", max_message_bytes="60000")
         world.send(6)
         huge = world.send(2, trick=Trick.HUGE)
         await world.start_flow(without={"worker": Safeguard.GATHERING})
@@ -143,9 +124,14 @@ async def test_an_id_that_comes_again_is_told_and_dropped(on_kafka: OpenWorld) -
 async def test_without_the_receiver_the_oracle_sees_the_duplicates(on_kafka: OpenWorld) -> None:
     async with on_kafka() as world:
         await world.start_flow(without={"classifier": Safeguard.RECEIVER})
+        await world.start("monitor")
         await sent_twice(world)
         found = await problems(world)
         assert any(problem.startswith("duplicated") for problem in found), found
+        twice = [each.request_id for each in world.sent[:4]]
+        await world.stop("monitor")
+        said = world.agent("monitor").log.read_text()
+        assert all(f"ALARM ended-twice: {request_id}" in said for request_id in twice), "the monitor names them, too"
 
 
 async def test_an_incomplete_story_is_seen(on_kafka: OpenWorld) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +13,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Producer
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from pydantic import SecretStr
 
 from registry.load import load_catalogue
@@ -56,8 +66,10 @@ def faulty_settings(bootstrap: str, state_url: str, provider_url: str, prefix: s
     settings = with_section(
         settings, "kafka", bootstrap=bootstrap, session_timeout=SESSION, heartbeat_interval=timedelta(seconds=1)
     )
-    settings = with_section(settings, "topics", prefix=prefix, partitions=PARTITIONS)
+    delays = (timedelta(seconds=1), timedelta(seconds=2))
+    settings = with_section(settings, "topics", prefix=prefix, partitions=PARTITIONS, retry_delays=delays)
     settings = with_section(settings, "state", url=SecretStr(state_url), timeout=timedelta(seconds=1))
+    settings = with_section(settings, "monitor", grace=timedelta(seconds=4))
     loop = {
         "commit_timeout": timedelta(seconds=4),
         "transaction_timeout": TRANSACTION,
@@ -93,7 +105,7 @@ class World:
         folder: Logs and markers.
         tail: Reads along.
         sent: What was sent, in order.
-        undecodable: Coordinates of records sent that are none.
+        poison: Coordinates of records sent that are no requests.
         agents: Processes, by name; dead ones stay.
         crashes: How often a worker was hurt in the middle of calls.
         lost_state: Whether the state store lost what it held.
@@ -107,7 +119,7 @@ class World:
     folder: Path
     tail: Tail
     sent: list[Sent] = field(default_factory=list)
-    undecodable: set[str] = field(default_factory=set)
+    poison: set[str] = field(default_factory=set)
     agents: dict[str, ChildProcess] = field(default_factory=dict)
     crashes: int = 0
     lost_state: bool = False
@@ -192,13 +204,35 @@ class World:
                 await asyncio.sleep(0.05)
         log.info("struck: %s", self.marker(kind).read_text().strip())
 
+    @staticmethod
+    async def moment() -> None:
+        """Let a second pass, in which a case looks at nothing."""
+        await asyncio.sleep(1)
+
     async def gone(self, kind: str, name: str = "first", within_s: float = 45) -> int:
         """Wait until an agent is dead, and say how it ended."""
         return await self.agent(kind, name).wait(within=timedelta(seconds=within_s))
 
-    async def stop_all(self) -> None:
-        """Drain what still runs."""
-        await asyncio.gather(*(child.stop(grace=timedelta(seconds=20)) for child in self.agents.values()))
+    async def stop(self, kind: str, name: str = "first") -> None:
+        """SIGTERM, and wait for the end; it drains."""
+        await self.agent(kind, name).stop(grace=timedelta(seconds=30))
+
+    def terminate(self, kind: str, name: str = "first") -> None:
+        """SIGTERM, and no waiting."""
+        os.kill(self.agent(kind, name).pid, signal.SIGTERM)
+
+    async def disturb(self, stage: str, for_s: float) -> None:
+        """Join a stage's group as a member that takes partitions, reads nothing and leaves: two rebalances."""
+        connection, names = self.platform.connection, self.platform.names
+        inputs = [names.topic(topic.name) for topic in self.topics if stage in topic.consumers]
+        consumer = AIOKafkaConsumer(
+            *inputs, **connection.consumer_arguments(names.group(stage), self.platform.capabilities.kind)
+        )
+        await consumer.start()
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            await consumer.stop()
 
     # -- load ----------------------------------------------------------------------------------------------------------
 
@@ -256,7 +290,7 @@ class World:
         *,
         topic: str = REQUESTS,
     ) -> str:
-        """Send anything; its coordinates."""
+        """Send anything to the intake topic, or elsewhere; its coordinates."""
         places: list[str] = []
         producer = Producer({"bootstrap.servers": self.platform.connection.kafka.bootstrap})
         producer.produce(
@@ -268,6 +302,17 @@ class World:
         )
         assert producer.flush(20) == 0, "the record could not be sent"
         return places[0]
+
+    def configure(self, topic: str, **config: str) -> None:
+        """Change a topic's configuration at the broker; names take underscores for dots."""
+        entries = [
+            ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in config.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, self.platform.names.topic(topic), incremental_configs=entries)
+        admin = AdminClient({"bootstrap.servers": self.platform.connection.kafka.bootstrap})
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result(20)
 
     # -- verdict -------------------------------------------------------------------------------------------------------
 
@@ -286,7 +331,7 @@ class World:
         return (
             wanted <= seen.result_ids.keys()
             and wanted <= seen.ended_ids
-            and self.undecodable <= seen.dead_places.keys()
+            and self.poison <= seen.dead_places.keys() | seen.result_places.keys()
         )
 
     async def settled(self, ids: frozenset[str] | None = None, within_s: float = SETTLED_WITHIN_S) -> bool:
@@ -303,11 +348,10 @@ class World:
                         TP(self.platform.names.topic(topic.name), number) for number in range(topic.partitions)
                     )
         for place, offset in committed(self.platform.connection.kafka.bootstrap, groups).items():
-            if offset < self._highest.get(place, -1):
-                self.went_back.append(
-                    f"group {place[0]} went back to {offset} on {place[1]} from {self._highest[place]}"
-                )
-            self._highest[place] = max(offset, self._highest.get(place, -1))
+            before = self._highest.get(place, 0)
+            if 0 <= offset < before:
+                self.went_back.append(f"group {place[0]} went back to {offset} on {place[1]} from {before}")
+            self._highest[place] = max(offset, before)
 
     async def evidence(self) -> Evidence:
         """Everything that can be known now, read anew from the beginning."""
@@ -320,7 +364,7 @@ class World:
             names=self.platform.names,
             mode=self.platform.capabilities.mode,
             sent=tuple(self.sent),
-            undecodable=frozenset(self.undecodable),
+            poison=frozenset(self.poison),
             records=await asyncio.to_thread(read_all, bootstrap, self.partitions),
             tailed=tuple(self.tail.records),
             ends=await asyncio.to_thread(ends, bootstrap, self.partitions) if transactions else {},

@@ -198,6 +198,7 @@ def test_the_id_before_anything_is_decoded() -> None:
     for wrong in (b"", b"\xff", b"a b", b"x" * 1000):
         assert of((Name.REQUEST_ID, wrong)) == derived
     assert of(*[(Name.REQUEST_ID.value, b"r-1")] * 101) == derived
+    assert of((Name.REQUEST_ID, b"r-1"), (Name.REQUEST_ID, b"")) == "r-1"
 
 
 @given(st.lists(st.tuples(st.sampled_from([name.value for name in Name]), st.binary(max_size=40)), max_size=8))

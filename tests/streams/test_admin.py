@@ -298,7 +298,9 @@ def test_rights_follow_from_what_a_stage_reads_and_writes() -> None:
     assert allowed("classifier", Operation.WRITE) == {*tiers, RESULTS, PROVENANCE, dead_letter_topic("classifier")}
     assert allowed("worker-fast", Operation.READ) == {tier_topic("fast"), REGISTRY}
     assert allowed("worker-fast", Operation.WRITE) == {COMPLETIONS, RESULTS, dead_letter_topic("worker")}
-    assert allowed("guardrail", Operation.WRITE) == {*tiers, RESULTS, dead_letter_topic("guardrail")}
+    retries = {"retry.10s", "retry.1m", "retry.10m"}
+    assert allowed("guardrail", Operation.WRITE) == {*tiers, *retries, RESULTS, dead_letter_topic("guardrail")}
+    assert allowed("guardrail", Operation.READ) == {COMPLETIONS, *retries, REGISTRY}
     assert allowed("audit", Operation.WRITE) == {PROVENANCE, dead_letter_topic("audit")}
     assert allowed(PRODUCER, Operation.READ) == {RESULTS}
     assert RESULTS not in allowed(OPERATOR, Operation.WRITE)

@@ -66,6 +66,8 @@ class CopyStage:
         if value == b"not yet" and self.not_done:
             self.not_done -= 1
             return Effects(done=False)
+        if value.startswith(b"due ") and view.now_ms < int(value[4:]):
+            return Effects(done=False, not_before_ms=int(value[4:]))
         if value == b"poison":
             return Effects(dead_letters=(DeadLetter("input.undecodable", "byte 0"),))
         size = 3_000_000 if value == b"too large" else 0
@@ -336,6 +338,37 @@ async def test_ten_thousand_queued_requests_stay_within_the_bound():
     assert 0 < most <= 200
     assert most_bytes <= 100_000 + 200 * 1000
     assert len(bench.out()) == 10_000
+
+
+async def test_a_partition_whose_head_is_not_due_is_left_alone_and_others_go_on(monkeypatch):
+    monkeypatch.setattr("streams.loop.LOOK", timedelta(milliseconds=5))
+    bench = Bench(CopyStage(), partitions=2)
+    clock = FakeClock(1_000_000)
+    bench.loop._clock = bench.loop._committer._clock = clock
+    bench.send(b"a", b"due 1002000", b"b", b"due 1003000", b"c")
+    bench.send(b"d", partition=1)
+    async with bench.running():
+        await bench.until(1)
+        await bench.until(1, partition=1)
+        bench.send(b"e", partition=1)
+        await bench.until(2, partition=1)
+        assert sorted(bench.out()) == [b"a", b"d", b"e"]
+        assert bench.loop.in_flight == 0, "what is not due takes no room from others"
+        asked = bench.stage.seen.count(b"due 1002000")
+        await asyncio.sleep(0.05)
+        assert bench.stage.seen.count(b"due 1002000") == asked, "it is looked at, not asked again, before it is due"
+        clock.advance(timedelta(seconds=2))
+        await bench.until(3)
+        await asyncio.sleep(0.03)
+        assert bench.out()[-2:] == [b"due 1002000", b"b"]
+        # A rebalance in between: the new owner finds the head and waits again.
+        await bench.source.revoke([TP("in", 0)])
+        await bench.source.assign([TP("in", 0)])
+        bench.source.resume(TP("in", 0))
+        await asyncio.sleep(0.03)
+        clock.advance(timedelta(seconds=2))
+        await bench.until(5)
+    assert bench.out() == [b"a", b"d", b"e", b"due 1002000", b"b", b"due 1003000", b"c"]
 
 
 async def test_the_mode_is_the_sinks():

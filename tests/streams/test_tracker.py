@@ -45,6 +45,14 @@ class TrackerModel(RuleBasedStateMachine):
         self.tracker.done(offset)
         self.finished.add(offset)
 
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def give_back(self, data):
+        offset = data.draw(st.sampled_from(self.open))
+        self.tracker.rewind(offset)
+        self.open = [number for number in self.open if number < offset]
+        self.next = offset
+
     @rule()
     def commit(self):
         ready = self.tracker.committable()
