@@ -12,7 +12,7 @@ from registry.places import Path, Places, name_of, names_only
 from registry.problems import Problem, Severity
 from registry.validate_models import model_problems, parameter_problems
 from registry.versions import by_reference
-from schemas.catalogue import Catalogue, Model, ModelStatus, Pattern, Plan, RouteWhen, StepSpec
+from schemas.catalogue import LOGPROBS, Catalogue, Model, ModelStatus, Pattern, Plan, ProviderKind, RouteWhen, StepSpec
 from schemas.enums import Action, Impact, TaskClass
 from schemas.errors import CatalogueError
 
@@ -146,6 +146,8 @@ class _Checks:
                 self._warn((*at, "models"), "every model of this step is retired: the step is always skipped")
             if step.prompt:
                 self._known("prompts", self._prompts, step.prompt, (*at, "prompt"), "prompt")
+            if step.accept.min_logprob is not None:
+                self._log_probabilities(models, (*at, "accept", "min_logprob"))
             if step.timeout <= _NOTHING:
                 self._error((*at, "timeout"), "must be above 0")
             self._problems += parameter_problems(step, models, at, self._places)
@@ -154,6 +156,11 @@ class _Checks:
         self._pattern(plan, path)
         if not self._absent.get("routes") and not any(plan.id in route.plans for route in self._all.routes):
             self._warn(path, "no route leads to this plan")
+
+    def _log_probabilities(self, models: Iterable[Model], path: Path) -> None:
+        for model in models:
+            if model.kind is not ProviderKind.LLAMA and LOGPROBS not in model.capabilities:
+                self._warn(path, f"{model.ref} has no capability {LOGPROBS}: its answers are always doubted")
 
     def _step_model(self, name: str, path: Path) -> Model | None:
         if not self._known("models", self._models, name, path, "model"):

@@ -6,13 +6,15 @@ Everything is frozen. ``registry`` turns a ``Catalogue`` into a numbered ``Snaps
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.enums import Action, DataClass, TaskClass
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+LOGPROBS: Final = "logprobs"
+"""Capability: answers come with the log-probabilities of their tokens. Local llama.cpp servers always have it."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -1,4 +1,4 @@
-"""Options of ``tierflow up`` that are pairs."""
+"""Options of ``tierflow up`` and ``tierflow demo`` that are pairs."""
 
 from collections.abc import Iterable
 

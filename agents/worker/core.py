@@ -10,7 +10,7 @@ import orjson
 
 from agents.worker import prompting
 from registry.snapshot import Snapshot
-from schemas.catalogue import Model, Price, Prompt, ProviderKind
+from schemas.catalogue import LOGPROBS, Model, Price, Prompt, ProviderKind
 from schemas.edges import Request, Sampling
 from schemas.enums import DataClass
 from schemas.errors import CatalogueError, FailureClass, InvalidRequestError
@@ -287,7 +287,7 @@ def prompt_of(work: Work) -> Prompt | None:
 
 
 def _wants_logprobs(work: Work, model: Model) -> bool:
-    able = model.kind is ProviderKind.LLAMA or "logprobs" in model.capabilities
+    able = model.kind is ProviderKind.LLAMA or LOGPROBS in model.capabilities
     return able and (work.parameters.logprobs or work.step.accept_min_logprob is not None)
 
 

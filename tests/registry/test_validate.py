@@ -206,6 +206,10 @@ def test_errors(sections: dict[str, Any], error: str) -> None:
             "plans[climb].steps[a].parameters.temperature: at 0 all 3 samples are the same",
         ),
         (
+            {"plans": [plan(step(accept={"min_logprob": -0.5}), BOTH[1])]},
+            "plans[climb].steps[a].accept.min_logprob: small@1 has no capability logprobs: its answers are always",
+        ),
+        (
             {"policies": {"rules": [{"id": "r", "pattern": "x"}]}},
             "policies.rules[r]: has no effect: it gives neither a task_class nor an action",
         ),

@@ -14,6 +14,9 @@ def demo(
     ctx: typer.Context,
     requests: Annotated[Path, typer.Option(metavar="JSONL", help="What to send.")] = Path("examples/requests.jsonl"),
     catalogue: Annotated[str, typer.Option(help="Name (local, small, cloud), file or folder.")] = "local",
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="ID=NAME", help="Another model behind a model id of the catalogue.")
+    ] = None,
     broker: Annotated[BrokerChoice, typer.Option(help="Which broker to start or use.")] = BrokerChoice.EMBEDDED,
     sample: Annotated[int | None, typer.Option(min=1, help="Send so many of the ordinary requests.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of a sample.")] = 0,
@@ -31,11 +34,13 @@ def demo(
     """
     from tierflow.demo.main import DemoOptions, demonstrate
     from tierflow.durations import duration
+    from tierflow.up_options import parse_models
 
     front = front_of(ctx)
     options = DemoOptions(
         requests=requests,
         catalogue=catalogue,
+        models=parse_models(model or ()),
         broker=broker,
         sample=sample,
         seed=seed,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,6 +43,7 @@ class DemoOptions:
     Attributes:
         requests: File of requests; answers recorded and checker lie beside it.
         catalogue: Name or file.
+        models: Other models behind the catalogue's model ids, by id.
         broker: Which broker.
         sample: Ordinary requests to draw; None takes all.
         seed: Of the draw.
@@ -53,6 +54,7 @@ class DemoOptions:
 
     requests: Path
     catalogue: str
+    models: Mapping[str, str]
     broker: BrokerChoice
     sample: int | None
     seed: int
@@ -159,6 +161,7 @@ async def demonstrate(front: Front, options: DemoOptions) -> int:
         folder=front.options.folder,
         broker=options.broker,
         catalogue=_catalogue(front, options),
+        models=options.models,
         workers=_workers(options),
     )
     with _Reporter(front) as reporter:
@@ -212,7 +215,8 @@ def _account(
     console.show("", report.without_model(driven.outcomes))
     _show_story(front, driven, archive)
     stand_in = options.catalogue == STAND_IN
-    others = [] if stand_in or options.everything_to else read_recorded(options.requests.parent / "recorded.jsonl")
+    ours = options.catalogue == DEFAULT_CATALOGUE and not options.models and not options.everything_to
+    others = [] if not ours else read_recorded(options.requests.parent / "recorded.jsonl")
     arms = compare(asked, [*answers, *others], score)
     if arms:
         console.show("", report.comparison(arms, stand_in=stand_in))
