@@ -1,0 +1,79 @@
+"""Reading topics on one's own: all partitions of all topics, from a place or a time, on both brokers."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from streams.connection import BrokerKind, KafkaConnection
+from streams.errors import TopicMissingError
+from streams.log_reader import LogReader, Start, open_log
+from streams.records import TP
+from streams.sink import AtLeastOnceSink
+from tests.streams.kafka_world import make_topic, out
+
+FAR_BACK_MS = 1_000_000_000_000
+
+
+class _Nobody:
+    membership = None
+
+
+async def write(connection: KafkaConnection, topic: str, *contents: bytes) -> None:
+    sink = AtLeastOnceSink(connection, _Nobody())
+    await sink.start()
+    for content in contents:
+        await sink.commit(out(topic, content, key=content), {})
+    await sink.stop()
+
+
+async def values(reader: LogReader, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            found += [record.value or b"" for record in await reader.poll(timedelta(milliseconds=200))]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("broker", ["kafka_broker", "embedded_broker"])
+class TestOpenLog:
+    @pytest.fixture
+    def connection(self, request: pytest.FixtureRequest, broker: str) -> KafkaConnection:
+        return KafkaConnection.at(request.getfixturevalue(broker))
+
+    @pytest.fixture
+    def kind(self, broker: str) -> BrokerKind:
+        return BrokerKind.KAFKA if broker == "kafka_broker" else BrokerKind.EMBEDDED
+
+    async def test_reads_all_partitions_of_all_topics(self, connection: KafkaConnection, kind: BrokerKind) -> None:
+        topics = [await make_topic(connection), await make_topic(connection)]
+        for number, topic in enumerate(topics):
+            await write(connection, topic, *(b"%d-%d" % (number, each) for each in range(6)))
+        async with open_log(connection, topics, kind=kind) as reader:
+            assert len(reader.partitions) == 6
+            assert await values(reader, 12) == sorted(b"%d-%d" % (n, each) for n in range(2) for each in range(6))
+
+    async def test_begins_where_it_is_told(self, connection: KafkaConnection, kind: BrokerKind) -> None:
+        topic = await make_topic(connection, partitions=1)
+        await write(connection, topic, b"0", b"1", b"2")
+        async with open_log(connection, [topic], kind=kind, offsets={TP(topic, 0): 2}) as reader:
+            assert await values(reader, 1) == [b"2"]
+        if kind is BrokerKind.KAFKA:  # the embedded one tells the end late
+            async with open_log(connection, [topic], kind=kind, start=Start.LATEST) as reader:
+                await write(connection, topic, b"3")
+                assert await values(reader, 1) == [b"3"]
+
+    async def test_begins_at_a_time_also_while_there_is_nothing(
+        self, connection: KafkaConnection, kind: BrokerKind
+    ) -> None:
+        topic = await make_topic(connection)
+        async with open_log(connection, [topic], kind=kind, since_ms=FAR_BACK_MS) as reader:
+            await write(connection, topic, b"a", b"b", b"c")
+            assert await values(reader, 3) == [b"a", b"b", b"c"]
+        async with open_log(connection, [topic], kind=kind, since_ms=FAR_BACK_MS) as reader:
+            assert await values(reader, 3) == [b"a", b"b", b"c"]
+
+    async def test_a_missing_topic_is_named(self, connection: KafkaConnection, kind: BrokerKind) -> None:
+        with pytest.raises(TopicMissingError, match="nowhere"):
+            async with open_log(connection, ["nowhere"], kind=kind):
+                pass
