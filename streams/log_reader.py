@@ -93,17 +93,18 @@ async def open_log(
         BrokerUnavailableError: No broker answered.
         TopicMissingError: A topic doesn't exist.
     """
+    # Asked for by name: what a consumer without a subscription knows of partitions depends on when it connected.
+    known = await partitions_of(connection, topics)
+    missing = sorted(set(topics) - known.keys())
+    if missing:
+        raise TopicMissingError(f"no topic {', '.join(missing)} at {connection.kafka.bootstrap}: create it first")
+    partitions = [tp for topic in topics for tp in known[topic]]
     consumer = AIOKafkaConsumer(**connection.consumer_arguments(None, kind))
     try:
         try:
             await consumer.start()
         except KafkaError as error:
             raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error}") from error
-        known = await partitions_of(connection, topics)
-        missing = sorted(set(topics) - known.keys())
-        if missing:
-            raise TopicMissingError(f"no topic {', '.join(missing)} at {connection.kafka.bootstrap}: create it first")
-        partitions = [tp for topic in topics for tp in known[topic]]
         consumer.assign(partitions)
         given = offsets or {}
         open_ended = [tp for tp in partitions if tp not in given]

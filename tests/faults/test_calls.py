@@ -143,9 +143,13 @@ async def test_a_state_store_that_goes_away_is_waited_for(
                 ]
             }
         )
-        for point in points:
+        waiting = {world.marker(point) for point in points}
+        while waiting:
             world.send(8, slow_ms=400)
-            await world.struck(point)
+            async with asyncio.timeout(45):
+                while not any(marker.exists() for marker in waiting):
+                    await asyncio.sleep(0.05)
+            waiting = {marker for marker in waiting if not marker.exists()}
             state.pause()
             world.agent("worker").resume()
             await asyncio.sleep(2)

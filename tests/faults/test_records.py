@@ -87,8 +87,9 @@ async def test_poison_between_stages_ends_its_request(on_kafka: OpenWorld) -> No
 
 async def test_what_can_not_be_dead_lettered_is_not_passed_over(on_kafka: OpenWorld) -> None:
     async with on_kafka() as world:
-        world.configure("dead-letters.classifier", max_message_bytes="200")  # a transaction's marker fits
         await world.start_flow()
+        assert await world.settled(frozenset(world.send(2)))
+        world.configure("dead-letters.classifier", max_message_bytes="200")  # a transaction's marker fits
         world.poison.add(place := world.send_raw(b"k", b"\x00 no record"))
         topic, partition, offset = place.split("/")
         world.send(PARTITIONS)
