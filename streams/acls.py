@@ -34,7 +34,6 @@ PRODUCER: Final = "producer"
 """Role of who asks: writes to intake topics and feedback, reads results."""
 OPERATOR: Final = "operator"
 """Role of who runs it: makes topics, publishes to the registry, reads and replays dead letters."""
-ARCHIVE: Final = "archive"
 
 _NO_AUTHORIZER = 54  # SECURITY_DISABLED
 
@@ -108,6 +107,7 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
     """
     logical = [topic.name for topic in topics]
     consumed = [topic.name for topic in topics if role in topic.consumers]
+    read = [topic.name for topic in topics if role in topic.readers]
     if role == OPERATOR:
         reads, writes = set(logical), {*(t.name for t in topics if t.record == "request"), REGISTRY}
         return _sorted(
@@ -125,9 +125,15 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
             *_topics(names, writes, Operation.WRITE, Operation.DESCRIBE),
             *_topics(names, {RESULTS}, Operation.READ, Operation.DESCRIBE),
         )
-    if not consumed:
-        known = sorted({stage for topic in topics for stage in topic.consumers} | {PRODUCER, OPERATOR})
+    if not consumed and not read:
+        known = sorted({*roles(topics), PRODUCER, OPERATOR})
         raise ConfigurationError(f"no role {role!r}: there are {', '.join(known)}")
+    if not consumed:  # no group, and it writes no records
+        return _sorted(
+            *_topics(names, {*read, REGISTRY}, Operation.READ, Operation.DESCRIBE),
+            *_topics(names, read, Operation.DESCRIBE_CONFIGS),
+            *_transactions(names.prefix + PROBE_ID, Pattern.LITERAL),
+        )
     group = names.group(role)
     rights = [
         *_topics(names, {*consumed, REGISTRY}, Operation.READ, Operation.DESCRIBE),
@@ -136,14 +142,21 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
         Acl(Resource.GROUP, group, Operation.READ),
         Acl(Resource.GROUP, group, Operation.DESCRIBE),
     ]
-    if role != ARCHIVE:  # it writes files, no records
-        rights += [
-            Acl(Resource.TRANSACTIONAL_ID, name, operation, pattern)
-            # Ids of a stage's producers begin with its group; the probe at the start takes one of its own.
-            for name, pattern in ((group, Pattern.PREFIXED), (names.prefix + PROBE_ID, Pattern.LITERAL))
-            for operation in (Operation.WRITE, Operation.DESCRIBE)
-        ]
+    # Ids of a stage's producers begin with its group; the probe at the start takes one of its own.
+    rights += _transactions(group, Pattern.PREFIXED)
+    rights += _transactions(names.prefix + PROBE_ID, Pattern.LITERAL)
     return _sorted(*rights)
+
+
+def _transactions(name: str, pattern: Pattern) -> list[Acl]:
+    return [
+        Acl(Resource.TRANSACTIONAL_ID, name, operation, pattern) for operation in (Operation.WRITE, Operation.DESCRIBE)
+    ]
+
+
+def roles(topics: Sequence[Topic]) -> list[str]:
+    """The stages that have something to do with topics."""
+    return sorted({stage for topic in topics for stage in (*topic.consumers, *topic.readers)})
 
 
 def acl_commands(acls: Iterable[Acl], principal: str, bootstrap: str) -> list[str]:

@@ -17,6 +17,8 @@ FEEDBACK: Final = "feedback"
 TIER_PREFIX: Final = "tier."
 DEAD_LETTERS: Final = "dead-letters."
 
+ARCHIVE: Final = "archive"
+MONITOR: Final = "monitor"
 STAGES: Final = ("classifier", "worker", "guardrail", "audit")
 """Stages that have a dead-letter topic."""
 
@@ -39,6 +41,7 @@ class Topic:
         partitions: Number of partitions.
         retention: How long records are kept; None for compacted topics.
         consumers: Groups (stage names) that commit offsets on it.
+        readers: Stages that read along and keep a place of their own, or none: no group, no commits.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Topic:
     partitions: int
     retention: timedelta | None
     consumers: tuple[str, ...]
+    readers: tuple[str, ...] = (MONITOR,)
     cleanup: Cleanup = Cleanup.DELETE
 
 
@@ -125,9 +129,18 @@ def table(settings: TopicSettings, tiers: tuple[str, ...], intake: tuple[str, ..
             key="request id",
             partitions=n,
             retention=settings.provenance_retention,
-            consumers=("archive",),
+            consumers=(),
+            readers=(ARCHIVE, MONITOR),
         ),
-        Topic(name=FEEDBACK, record="feedback", key="request id", partitions=n, retention=keep, consumers=("audit",)),
+        Topic(
+            name=FEEDBACK,
+            record="feedback",
+            key="request id",
+            partitions=n,
+            retention=keep,
+            consumers=("audit",),
+            readers=(),
+        ),
         Topic(
             name=REGISTRY,
             record="snapshot",
@@ -135,6 +148,7 @@ def table(settings: TopicSettings, tiers: tuple[str, ...], intake: tuple[str, ..
             partitions=1,
             retention=None,
             consumers=(),
+            readers=(),
             cleanup=Cleanup.COMPACT,
         ),
     ]

@@ -18,7 +18,6 @@ from aiokafka.protocol.admin import DescribeAclsRequest
 from schemas.errors import ConfigurationError
 from schemas.settings import TopicSettings
 from streams.acls import (
-    ARCHIVE,
     OPERATOR,
     PRODUCER,
     Acl,
@@ -39,6 +38,7 @@ from streams.records import TP, OffsetCommit
 from streams.topic_check import Finding, Severity, check_topics
 from streams.topic_report import describe_topics
 from streams.topics import (
+    ARCHIVE,
     COMPLETIONS,
     PROVENANCE,
     REGISTRY,

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from streams.acls import OPERATOR, PRODUCER, acl_commands, acls_for, create_acls
+from streams.acls import roles as roles_of
 from streams.admin import create_topics
 from streams.runtime import Platform
 from streams.topic_check import Severity, check_topics
@@ -32,7 +33,8 @@ async def list_topics(front: Front, catalogue: str | None) -> None:
     for topic in topics:
         kept = "compacted" if topic.retention is None else told(topic.retention)
         name = platform.names.topic(topic.name)
-        table.add_row(name, topic.record, topic.key, str(topic.partitions), kept, ", ".join(topic.consumers))
+        read_by = ", ".join((*topic.consumers, *topic.readers))
+        table.add_row(name, topic.record, topic.key, str(topic.partitions), kept, read_by)
         front.console.emit(_topic_data(topic, platform.names))
     front.console.show(table)
 
@@ -103,7 +105,7 @@ async def acls(front: Front, catalogue: str | None, *, roles: Sequence[str], pri
         1 if they were to be made and the broker has no authorizer.
     """
     platform, topics, _ = await _table(front, catalogue)
-    stages = sorted({stage for topic in topics for stage in topic.consumers})
+    stages = roles_of(topics)
     for role in roles or [*stages, PRODUCER, OPERATOR]:
         who = principal.format(role=role)
         rights = acls_for(role, topics, platform.names)
