@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from agents.audit.archiver import Archiver
 from agents.audit.stage import AuditStage
+from agents.classifier.judge import Judge, ModelJudge
 from agents.classifier.stage import ClassifierStage
 from agents.guardrail.stage import GuardrailStage
 from agents.liveness import LiveTiers, keep_marked
@@ -17,6 +18,7 @@ from agents.worker.providers import LocalProviders, unbound
 from agents.worker.stage import WorkerStage
 from registry.holder import SnapshotHolder
 from registry.snapshot import Snapshot
+from schemas.catalogue import Catalogue
 from schemas.clock import SystemClock
 from schemas.codec import Codec
 from schemas.confluent import HttpSchemaRegistry, SchemaIds
@@ -24,7 +26,7 @@ from schemas.errors import ConfigurationError
 from schemas.headers import AVRO, CONFLUENT
 from schemas.ids import uuid7
 from schemas.ports import StateStore
-from schemas.settings import CodecSettings, Settings
+from schemas.settings import ClassifierSettings, CodecSettings, Settings
 from streams.effects import Stage
 from streams.operations import Operations
 from streams.receiver import Receiver
@@ -171,7 +173,29 @@ async def _stage(
         signals=_signals(live),
         intake=[each.topic for each in catalogue.intake],
         names=platform.names,
+        exploration=settings.classifier.exploration,
+        judge=trained_judge(settings.classifier, catalogue),
         trace=telemetry.root_traceparent if telemetry.enabled else None,
+    )
+
+
+def trained_judge(settings: ClassifierSettings, catalogue: Catalogue) -> Judge | None:
+    """The trained model as settings want it; None where it's bypassed.
+
+    Raises:
+        ConfigurationError: Its weights are missing or damaged.
+    """
+    if settings.learned == "bypass":
+        return None
+    from agents.classifier.learned.store import load, shipped_path  # noqa: PLC0415 - numpy, and no other agent needs it
+
+    model = load(settings.weights or shipped_path())
+    known = {each.ref for each in catalogue.models}
+    return ModelJudge(
+        model,
+        outcomes=[name for name, outcomes in model.outcomes.items() if known.intersection(outcomes.models)],
+        time_limit=settings.time_limit,
+        applied=settings.learned == "apply",
     )
 
 
