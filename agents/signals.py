@@ -22,9 +22,13 @@ class Signals:
     budget_left_micros: int | None = None
     """What the tenant may still spend, in micro-units."""
 
-    def to_json(self) -> str:
-        """As JSON text with sorted keys; what was not known is left out."""
-        known: dict[str, object] = {}
+    def to_json(self, judged: Mapping[str, object] | None = None) -> str:
+        """As JSON text with sorted keys; what was not known is left out.
+
+        Args:
+            judged: What the trained model said of the request, recorded with the rest.
+        """
+        known: dict[str, object] = {"judged": judged} if judged else {}
         if self.open_breakers:
             known["open_breakers"] = sorted(self.open_breakers)
         if self.live_tiers is not None:

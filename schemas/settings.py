@@ -177,6 +177,19 @@ class EndpointSettings(Section):
     max_connections: int = Field(default=1024, gt=0)
 
 
+class ClassifierSettings(Section):
+    """The deciding agent."""
+
+    learned: Literal["apply", "observe", "bypass"] = "apply"
+    """What the trained model's word counts: decides, is only recorded beside the decision, or isn't asked."""
+    weights: Path | None = None
+    """Weights file; the one that comes with the package if None."""
+    time_limit: Duration = timedelta(milliseconds=250)
+    """For the trained model on one batch; what isn't judged by then is left to the surface classifier."""
+    exploration: float = Field(default=0.0, ge=0, le=0.2)
+    """Share of requests that try any permitted candidate, so that outcomes of the others stay known."""
+
+
 class WorkerSettings(Section):
     """Model workers."""
 
@@ -253,6 +266,7 @@ class Settings(BaseSettings):
     state: StateSettings = StateSettings()
     loop: LoopSettings = LoopSettings()
     receiver: ReceiverSettings = ReceiverSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
     worker: WorkerSettings = WorkerSettings()
     archive: ArchiveSettings = ArchiveSettings()
     monitor: MonitorSettings = MonitorSettings()

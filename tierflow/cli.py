@@ -14,7 +14,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tierflow.commands import archive, config, dlq, doctor, kafka, models, registry, run, send, tail, topics, up
+from tierflow.commands import (
+    archive,
+    classifier,
+    config,
+    dlq,
+    doctor,
+    evaluate,
+    kafka,
+    models,
+    registry,
+    run,
+    send,
+    tail,
+    topics,
+    up,
+)
 
 if TYPE_CHECKING:
     from tierflow.exits import Failure
@@ -42,6 +57,8 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(registry.app, name="registry")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(models.app, name="models")
+app.add_typer(classifier.app, name="classifier")
+app.add_typer(evaluate.app, name="eval")
 app.add_typer(kafka.app, name="kafka")
 app.add_typer(config.app, name="config")
 if find_spec("tierflow.demo") is not None:

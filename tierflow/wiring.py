@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from registry.holder import SnapshotHolder
 from registry.snapshot import Snapshot
+from schemas.catalogue import Catalogue
 from schemas.clock import SystemClock
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from schemas.headers import AVRO, CONFLUENT
 from schemas.ids import uuid7
 from schemas.ports import StateStore
-from schemas.settings import CodecSettings, Settings
+from schemas.settings import ClassifierSettings, CodecSettings, Settings
 from streams.effects import Stage
 from streams.runtime import Platform, find_platform, make_loop
 from streams.snapshot_log import KafkaSnapshotLog
@@ -26,6 +27,7 @@ from streams.topics import REGISTRY, worker_name
 from tierflow.reach import longest_deadline, topics_of
 
 if TYPE_CHECKING:
+    from agents.classifier.judge import Judge
     from agents.liveness import LiveTiers
     from agents.signals import Signals
     from agents.worker.stage import WorkerStage
@@ -191,7 +193,30 @@ async def _stage(
         signals=_signals(live),
         intake=[each.topic for each in catalogue.intake],
         names=platform.names,
+        exploration=settings.classifier.exploration,
+        judge=trained_judge(settings.classifier, catalogue),
         trace=telemetry.root_traceparent if telemetry.enabled else None,
+    )
+
+
+def trained_judge(settings: ClassifierSettings, catalogue: Catalogue) -> "Judge | None":
+    """The trained model as settings want it; None where it's bypassed.
+
+    Raises:
+        ConfigurationError: Its weights are missing or damaged.
+    """
+    if settings.learned == "bypass":
+        return None
+    from agents.classifier.judge import ModelJudge
+    from agents.classifier.learned.store import load, shipped_path
+
+    model = load(settings.weights or shipped_path())
+    known = {each.ref for each in catalogue.models}
+    return ModelJudge(
+        model,
+        outcomes=[name for name, outcomes in model.outcomes.items() if known.intersection(outcomes.models)],
+        time_limit=settings.time_limit,
+        applied=settings.learned == "apply",
     )
 
 

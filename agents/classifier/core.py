@@ -7,6 +7,7 @@ from typing import ClassVar, Final, NamedTuple
 from agents.classifier.cues import PHRASES, WORDS
 from agents.classifier.features import CONFIDENCE, Features, extract, surface_class
 from agents.classifier.filters import Candidate, Need, weigh
+from agents.classifier.judged import Judged, trust_in
 from agents.classifier.prompt import Asked
 from agents.classifier.views import Why, views
 from agents.signals import Signals
@@ -97,14 +98,21 @@ _ENDS: Final[tuple[tuple[frozenset[Why], type[NoRouteError]], ...]] = (
 """The first line that has all reasons found says how the request ends."""
 
 
-def classify(asked: Asked, features: Features, snapshot: Snapshot, matched: Sequence[Rule] | None = None) -> ClassGuess:
-    """What kind of work a request is: the producer's own word, else a rule's, else what the surface says.
+def classify(
+    asked: Asked,
+    features: Features,
+    snapshot: Snapshot,
+    matched: Sequence[Rule] | None = None,
+    judged: Judged | None = None,
+) -> ClassGuess:
+    """What kind of work a request is: the producer's own word, else a rule's, the trained model's, or the surface's.
 
     Args:
         asked: The request.
         features: Of its text.
         snapshot: Holds the rules.
         matched: Rules that match its text, if that was found out already.
+        judged: What the trained model says; None where it was not asked or did not answer in time.
     """
     hint = asked.request.task_hint
     if hint is not None:
@@ -112,6 +120,8 @@ def classify(asked: Asked, features: Features, snapshot: Snapshot, matched: Sequ
     for rule in matching(asked, snapshot) if matched is None else matched:
         if rule.task_class is not None:
             return ClassGuess(rule.task_class, 1.0, "rule", VERSION, rule.id)
+    if judged is not None and features.words:
+        return ClassGuess(judged.task_class, judged.confidence, judged.stage, judged.version)
     task_class, confidence = surface_class(features)
     return ClassGuess(task_class, confidence, "surface", VERSION)
 
@@ -130,6 +140,7 @@ def decide(
     context: Context,
     matched: Sequence[Rule] | None = None,
     exploration: float = 0.0,
+    judged: Judged | None = None,
 ) -> Choice:
     """Choose a plan.
 
@@ -141,6 +152,7 @@ def decide(
         context: Of the request; its deadline is not over.
         matched: Rules that match the text, if that was found out already.
         exploration: Share of requests that take any permitted candidate, each as likely; drawn from the request id.
+        judged: What the trained model says of the text; None where it was not asked or did not answer in time.
 
     Raises:
         DeniedError: The tenant is not known.
@@ -150,7 +162,9 @@ def decide(
     if tenant is None:
         raise DeniedError(f"tenant {context.tenant} is not known (snapshot {snapshot.number})")
     features = extract(asked.text)
-    guess = classify(asked, features, snapshot, matched)
+    acting = judged if judged is not None and judged.applied else None
+    guess = classify(asked, features, snapshot, matched, acting)
+    trust = trust_in(acting) if acting is not None and guess.stage == acting.stage else 1.0
     route = _route(asked, context, guess, snapshot)
     cost_limit = _least(asked.request.cost_limit_micros, tenant.max_cost_micros)
     need = Need(
@@ -159,6 +173,7 @@ def decide(
         left_ms=context.deadline_ms - now_ms,
         cost_limit=_least(cost_limit, signals.budget_left_micros),
         confidence=guess.confidence,
+        good=acting.good if acting is not None else {},
     )
     plans = views(
         route,
@@ -168,7 +183,10 @@ def decide(
         capabilities=asked.capabilities,
         task_class=guess.task_class,
     )
-    field = _compare([weigh(view, need, signals) for view in plans], route, context.request_id, exploration)
+    cost_weight = route.cost_weight * trust
+    field = _compare(
+        [weigh(view, need, signals) for view in plans], route, cost_weight, context.request_id, exploration
+    )
     chosen = field.candidates[field.taken]
     plan_ids, tiers, models, qualities, costs = zip(
         *[(each.view.plan.id, each.tier, each.model, each.quality, round(each.cost)) for each in field.candidates],
@@ -198,12 +216,13 @@ def decide(
         candidate_propensity=field.propensities,
         candidate_excluded=tuple([_told(each) if each.exclusions else "" for each in field.candidates]),
         thresholds={
-            "cost_weight": route.cost_weight,
+            "cost_weight": cost_weight,
+            "trust": trust,
             "exploration": exploration,
             "tokens_in": float(need.tokens_in),
             "left_ms": float(need.left_ms),
         },
-        signals=signals.to_json(),
+        signals=signals.to_json(judged.told() if judged is not None else None),
         policy_hash=snapshot.policy_hash,
         registry_number=snapshot.number,
         registry_hash=snapshot.hash,
@@ -225,7 +244,9 @@ class _Field(NamedTuple):
     """The draw, in units of 2^-53; 0 if nothing was drawn."""
 
 
-def _compare(candidates: list[Candidate], route: Route, request_id: str, exploration: float) -> _Field:
+def _compare(
+    candidates: list[Candidate], route: Route, cost_weight: float, request_id: str, exploration: float
+) -> _Field:
     """Score what is left, and take the best or, as a draw from the request id says, any of them."""
     left = [index for index, candidate in enumerate(candidates) if not candidate.exclusions]
     if not left:
@@ -235,7 +256,7 @@ def _compare(candidates: list[Candidate], route: Route, request_id: str, explora
     best = left[0]
     for index in left:
         candidate = candidates[index]
-        scores[index] = candidate.quality - route.cost_weight * candidate.cost / 1000
+        scores[index] = candidate.quality - cost_weight * candidate.cost / 1000
         propensities[index] = exploration / len(left)
         # Equal scores: the cheaper one, then the one that the route names first.
         if (scores[index], -candidate.cost) > (scores[best], -candidates[best].cost):

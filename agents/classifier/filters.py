@@ -4,7 +4,8 @@ A limit never makes a plan worse, it removes it, with a reason that the Decision
 request only is in ``views``; here are the limits of size, time, cost and breakers, looked at for each request.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from agents.classifier.views import CHOOSING, CallView, Exclusion, PlanView, StepView, Why
@@ -32,6 +33,15 @@ class Need:
     """Most micro-units for all calls."""
     confidence: float
     """In the task class: quality is mixed with that over all classes as far as the class is in doubt."""
+    good: Mapping[str, float] = field(default_factory=dict)
+    """P(answer is good) as learnt for this very request, by ``id@version``; taken instead of the catalogue's."""
+
+    def quality(self, call: CallView) -> float:
+        """Expected quality of a model's answer to this request."""
+        learnt = self.good.get(call.ref)
+        if learnt is not None:
+            return learnt
+        return self.confidence * call.quality + (1 - self.confidence) * call.overall
 
 
 class Candidate(NamedTuple):
@@ -75,11 +85,11 @@ def weigh(view: PlanView, need: Need, signals: Signals) -> Candidate:
         and not signals.latency_ms
         and (signals.live_tiers is None or usual.tiers <= signals.live_tiers)
     ):
-        bound, sure = need.tokens_out, need.confidence
+        bound = need.tokens_out
         if need.tokens_in + (bound or usual.tokens_out) <= usual.room:
             stages = [
                 (
-                    sure * call.quality + (1 - sure) * call.overall,
+                    need.quality(call),
                     call.cost(need.tokens_in, min(bound or call.tokens_out, call.model.max_output_tokens)),
                     checked,
                 )
@@ -139,7 +149,7 @@ def _look(step: StepView, need: Need, signals: Signals, *, together: bool) -> _L
         else:
             against.append(passing)
             later.append(call.ref)
-        mixed = need.confidence * call.quality + (1 - need.confidence) * call.overall
+        mixed = need.quality(call)
         if together:
             quality, cost = max(quality, mixed), cost + price
         elif counts:

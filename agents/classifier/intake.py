@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agents.classifier.core import matching
+from agents.classifier.judged import Judged
 from agents.classifier.prompt import Asked, look_through
 from registry.snapshot import Snapshot
 from schemas.catalogue import Intake, Rule
@@ -37,6 +38,8 @@ class Arrival:
     """None for a request that can't be read."""
     matched: tuple[Rule, ...] = ()
     """Rules that match its text."""
+    judged: Judged | None = None
+    """What the trained model says of its text."""
     error: InputError | None = None
     """Why it is no request (``UndecodableError``), or why it's refused."""
     admission: Admission = FIRST

@@ -10,6 +10,7 @@ from typing import Final
 from agents.classifier.core import Choice, NoRouteError, decide
 from agents.classifier.duplicates import duplicate_event
 from agents.classifier.intake import Arrival, read_arrival, record_id, scope_key
+from agents.classifier.judge import Judge
 from agents.plan import make_slip
 from agents.results import end_request, receipt_json
 from agents.signals import NO_SIGNALS, Signals
@@ -43,6 +44,7 @@ class ClassifierStage:
         names: Physical topic names.
         exploration: Share of requests that try any permitted candidate, so that it stays known what the others are
             worth and what they cost.
+        judge: The trained model; without one, and where it has no answer, the surface classifier decides.
         trace: Makes the ``traceparent`` of a request that brings none; sampled or not is its choice. Left out, such
             requests are not sampled.
     """
@@ -56,6 +58,7 @@ class ClassifierStage:
         intake: Sequence[str] = (REQUESTS,),
         names: Names = Names(),  # noqa: B008 - frozen
         exploration: float = 0.0,
+        judge: Judge | None = None,
         trace: Callable[[str], str] | None = None,
     ) -> None:
         self._codec = codec
@@ -64,6 +67,7 @@ class ClassifierStage:
         self._intake = tuple(intake)
         self._names = names
         self._exploration = exploration
+        self._judge = judge
         self._trace = trace
         self._slips: dict[tuple[int, str, str, int, tuple[tuple[str, ...], ...]], tuple[Slip, bytes]] = {}
 
@@ -108,7 +112,18 @@ class ClassifierStage:
             owners = await asyncio.gather(*(self._receiver.bind(key, request_id) for _, key, request_id in keyed))
             for (each, _, _), owner in zip(keyed, owners, strict=True):
                 each.key_owner = owner
+        self._judge_all(arrivals)
         return arrivals
+
+    def _judge_all(self, arrivals: Sequence[Arrival]) -> None:
+        """Ask the trained model about all requests that will be decided, in one pass."""
+        if self._judge is None:
+            return
+        asked = [(each, each.asked.text) for each in arrivals if each.asked is not None and _to_judge(each)]
+        if asked:
+            judged = self._judge([text for _, text in asked])
+            for (each, _), said in zip(asked, judged, strict=True):
+                each.judged = said
 
     def _read(self, record: InRecord, view: View[Snapshot]) -> Arrival:
         arrival = read_arrival(
@@ -152,6 +167,7 @@ class ClassifierStage:
                 context=context,
                 matched=arrival.matched,
                 exploration=self._exploration,
+                judged=arrival.judged,
             )
         except NoRouteError as error:
             return self._end(record, arrival, context, view, error.status, error.code, str(error))
@@ -251,6 +267,17 @@ class ClassifierStage:
             log.exception("no result could be written for %s/%d/%d", record.topic, record.partition, record.offset)
             return Effects(dead_letters=letters)
         return Effects(outputs=ended.outputs, dead_letters=letters)
+
+
+def _to_judge(arrival: Arrival) -> bool:
+    """Whether a request's text is worth a look: it will be decided on, and nobody has said what it is."""
+    return (
+        arrival.error is None
+        and arrival.admission.admitted
+        and arrival.asked is not None
+        and arrival.asked.request.task_hint is None
+        and all(rule.task_class is None for rule in arrival.matched)
+    )
 
 
 def _dead_letter(error: TierflowError | None, disposition: Disposition = Disposition.POISON) -> DeadLetter:

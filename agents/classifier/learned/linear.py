@@ -1,0 +1,91 @@
+"""Linear scores of n-grams and dense features: one table of small integers, many outputs."""
+
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.classifier.learned.forest import Floats
+from agents.classifier.learned.inputs import Inputs
+from agents.classifier.learned.ngrams import Rows
+
+CLIP: Final = 4.0
+"""Standard deviations that a dense feature counts at most: one odd prompt must not outvote its words."""
+ALL: Final = slice(None)
+
+
+def weigh(grams: Rows, idf: Floats) -> Floats:
+    """Weights of all entries: log counts times rarity, each row of length one.
+
+    Args:
+        grams: Counted n-grams.
+        idf: Rarity of each bucket, 0 for those not known.
+    """
+    weights = (1 + np.log(grams.counts)) * idf[grams.buckets]
+    lengths = np.sqrt(row_sums((weights * weights)[:, None], grams.starts)[:, 0])
+    weights /= np.repeat(np.maximum(lengths, 1e-9), np.diff(grams.starts))
+    found: Floats = weights
+    return found
+
+
+def row_sums(entries: Floats, starts: NDArray[np.int64]) -> Floats:
+    """Sum entries by row; rows without entries give 0.
+
+    Args:
+        entries: Shape (entries, outputs).
+        starts: Where rows start, and the end. Shape (rows + 1,).
+    """
+    sums = np.zeros((len(starts) - 1, entries.shape[1]), np.float32)
+    filled = starts[1:] > starts[:-1]
+    if filled.any():
+        sums[filled] = np.add.reduceat(entries, starts[:-1][filled], axis=0)
+    return sums
+
+
+class Linear(NamedTuple):
+    """Scores of many heads at once."""
+
+    idf: Floats
+    """Rarity of each bucket, 0 for those that training has not seen often. Shape (buckets,)."""
+    table: NDArray[np.int8]
+    """Weights of buckets, in units of ``units``. Shape (buckets, outputs)."""
+    units: Floats
+    """Shape (outputs,)."""
+    centre: Floats
+    """Means of the dense features. Shape (columns,)."""
+    spread: Floats
+    """Their standard deviations. Shape (columns,)."""
+    dense: Floats
+    """Shape (columns, outputs)."""
+    bias: Floats
+    """Shape (outputs,)."""
+
+    def scores(self, inputs: Inputs, outputs: slice = ALL) -> Floats:
+        """Scores of prompts. Shape (rows, outputs).
+
+        Args:
+            inputs: The prompts.
+            outputs: Which of the outputs; every other costs as much again.
+        """
+        grams = inputs.grams
+        weights = weigh(grams, self.idf)
+        found: Floats = self.standard(inputs.dense) @ self.dense[:, outputs] + self.bias[outputs]
+        table, units = self.table[:, outputs], self.units[outputs]
+        # A row at a time: its part of the table fits into the cache, and the sum is one product of vector and matrix.
+        bounds = grams.starts.tolist()
+        for row, (start, end) in enumerate(pairwise(bounds)):
+            found[row] += (weights[start:end] @ table[grams.buckets[start:end]].astype(np.float32)) * units
+        return found
+
+    def standard(self, dense: Floats) -> Floats:
+        """Dense features in standard deviations, clipped."""
+        found: Floats = np.clip((dense - self.centre) / self.spread, -CLIP, CLIP)
+        return found
+
+    def unknown(self, grams: Rows) -> Floats:
+        """Share of n-grams that training has not seen often, for each row."""
+        strange = (self.idf[grams.buckets] == 0).astype(np.float32)
+        shares = row_sums(strange[:, None], grams.starts)[:, 0]
+        shares /= np.maximum(np.diff(grams.starts), 1)
+        return shares

@@ -1,0 +1,146 @@
+"""Training: from data to the same weights each time, and nothing that a head is scored on was trained on."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.classifier.learned.store import load, read_card
+from agents.classifier.training import ridge
+from agents.classifier.training.data import OWN, Prompt, read_own, read_prompts
+from agents.classifier.training.fit import SOURCE_GROUPS, held_out, prepare, source_groups
+from agents.classifier.training.run import run
+from schemas.enums import TaskClass
+from schemas.errors import InputError
+
+DATA = Path(__file__).parents[2] / "data" / "routing"
+
+
+def test_our_own_prompts_are_many_and_all_different():
+    prompts = read_own(DATA / "own")
+    assert min(Counter(prompt.label for prompt in prompts).values()) >= 150
+    texts = [" ".join(prompt.text.lower().split()) for prompt in prompts]
+    assert len(set(texts)) == len(texts)
+    assert {prompt.label for prompt in prompts} == set(TaskClass) - {TaskClass.OTHER}
+
+
+def test_our_own_prompts_are_none_of_the_public_ones():
+    public = {
+        " ".join(prompt.text.lower().split())
+        for name in ("classes", "pairs", "multi")
+        for prompt in read_prompts(DATA / f"{name}.jsonl.gz")
+    }
+    assert not [each for each in read_own(DATA / "own") if " ".join(each.text.lower().split()) in public]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"prompt": 3}', "x.jsonl:2: field prompt must be a text"),
+        ('{"prompt": "a", "label": "maths"}', "x.jsonl:2: label 'maths' is none of"),
+        ('{"prompt": "a", "weak": "no"}', "x.jsonl:2: field weak must be a number"),
+        ('{"prompt": "a", "scores": 3}', "x.jsonl:2: field scores must map"),
+        ('{"prompt": "a", "fold": "b"}', "x.jsonl:2: field fold must be a whole number"),
+        ("[]", "x.jsonl:2: is no JSON object"),
+        ("{", "can't be read as JSON lines"),
+    ],
+)
+def test_wrong_rows_are_named(tmp_path: Path, line: str, says: str):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"prompt": "fine"}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=says):
+        read_prompts(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path):
+    with pytest.raises(InputError, match="no such file"):
+        read_prompts(tmp_path / "x.jsonl")
+
+
+def test_own_prompts_of_another_form(tmp_path: Path):
+    (tmp_path / "math.txt").write_text("m|fine\nno letter\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"math\.txt:2"):
+        read_own(tmp_path)
+
+
+def test_sources_are_left_out_whole():
+    prompts = [
+        Prompt(source=f"s{number % 9}", text="x", fold=0, label=TaskClass.QA if number % 2 else TaskClass.MATH)
+        for number in range(90)
+    ]
+    groups = source_groups([*prompts, Prompt(source=OWN, text="y", fold=0, label=TaskClass.QA)])
+    assert groups[-1] == -1
+    for source in {prompt.source for prompt in prompts}:
+        assert len({int(groups[row]) for row, prompt in enumerate(prompts) if prompt.source == source}) == 1
+    assert set(groups[:-1].tolist()) == set(range(SOURCE_GROUPS))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every sixtieth row of the data."""
+    folder = tmp_path_factory.mktemp("routing")
+    for name in ("classes", "pairs", "multi", "personal"):
+        with gzip.open(DATA / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+            some = [json.loads(line) for line in islice(lines, 0, None, 60)]
+        _write(folder / f"{name}.jsonl.gz", some)
+    own = folder / "own"
+    own.mkdir()
+    for path in (DATA / "own").glob("*.txt"):
+        lines_ = path.read_text(encoding="utf-8").splitlines()[:20]
+        (own / path.name).write_text("\n".join(lines_) + "\n", encoding="utf-8")
+    return folder
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_training_gives_the_same_weights_each_time(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ridge, "ROUNDS", 1)
+    cards = [
+        run(small, tmp_path / f"{number}.npz", lineage={"date": "today"}, tell=lambda _: None) for number in range(2)
+    ]
+    assert cards[0]["sha256"] == cards[1]["sha256"]
+    assert read_card(tmp_path / "0.npz")["date"] == "today"
+    model = load(tmp_path / "0.npz")
+    assert model.judge(["Write a poem on the sea."])[0].classes
+    unseen = cards[0]["scores_on_held_out"]["classes"]["unseen"]
+    assert 0 < unseen["accuracy"] < 1
+
+
+def test_what_is_scored_was_not_trained_on(small: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each left-out row is scored by a fit whose rows hold neither it nor, for unseen ones, its source."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from agents.classifier.training import fit
+    from agents.classifier.training.data import read_corpus
+
+    prepared = prepare(read_corpus(small))
+    prompts = prepared.labels.prompts
+    fits: dict[int, set[int]] = {}
+
+    class Spy:
+        def __init__(self, rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
+            self.rows = set(rows.tolist())
+
+        def scores(self, made, rows):
+            fits.update(dict.fromkeys(rows.tolist(), self.rows))
+            seen_sources = {prompts[row].source for row in self.rows}
+            for row in rows.tolist():
+                assert row not in self.rows
+                unseen = prompts[row].source not in seen_sources
+                assert unseen or prompts[row].fold in fit.SEEN_FOLDS
+            return np.zeros((len(rows), 8 + len(prepared.labels.heads["source"])), np.float32)
+
+    monkeypatch.setattr(fit, "solve", lambda made, targets, rows: Spy(rows))
+    with ThreadPoolExecutor(1) as threads:
+        found = held_out(prepared, threads)
+    assert found.seen.any()
+    assert (~found.seen).any()
+    assert len(fits) == len(set(found.rows.tolist()))

@@ -1,0 +1,40 @@
+"""``tierflow eval``: how good the routing is, on labelled data of one's own."""
+# ruff: noqa: PLC0415 - what a command needs is imported when it runs: --help must not wait for numpy
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tierflow.options import front_of
+
+app = typer.Typer(no_args_is_help=True, help="Score the routing on labelled data.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps the commands below apart even while there is only one."""
+
+
+@app.command()
+def router(
+    ctx: typer.Context,
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", metavar="FILE", help="Labelled JSON lines (.gz too), see docs/classifier.md."),
+    ],
+    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write all scores as JSON.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw quality against cost, as SVG.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Weights file.", show_default="the shipped one")
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option("--prices", metavar="FILE", help="JSON: model -> input_usd_per_mtok.")
+    ] = None,
+) -> None:
+    """Score the classifier as it is on labelled prompts: classes, routing, calibration, speed."""
+    from tierflow.actions import evaluate
+
+    evaluate.router(front_of(ctx).console, data, report=report, plot=plot, weights=weights, prices=prices)
