@@ -562,11 +562,15 @@ class Loop(Generic[R]):
 
     async def _commit_ready(self) -> None:
         """Commit what is ready. Ends with everything visible, or with a reset."""
-        batch, self._ready = self._ready, []
-        self._ready_filled.clear()
+        batch: list[Work] = []
         try:
-            while batch := [work for work in batch if work.partition.alive]:
-                if await self._commit_once(batch):
+            while True:
+                # Whatever is done by now counts in the offsets of a commit, also of one that is tried again: its
+                # effects must be part of the same commit, or a crash after it would lose them.
+                batch = [work for work in (*batch, *self._ready) if work.partition.alive]
+                self._ready = []
+                self._ready_filled.clear()
+                if not batch or await self._commit_once(batch):
                     break
         except MetadataTooLargeError:
             raise

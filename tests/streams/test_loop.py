@@ -227,6 +227,20 @@ async def test_failed_commits_show_each_record_once(error, lost_answer):
     assert sequences == [1, 2, 3, 4, 5, 6], "an aborted commit must leave no gap"
 
 
+async def test_what_gets_done_while_a_commit_is_tried_again_is_part_of_it():
+    """Its offset counts as done: a commit without its effects, and then a crash, would lose it."""
+    bench = Bench(CopyStage(4), settings=SETTINGS.model_copy(update={"back_off": timedelta(milliseconds=50)}))
+    bench.send(b"a", b"slow")
+    bench.sink.before.append(BrokerUnavailableError("gone"))
+    bench.sink.after.append(CommitUnknownError("no answer"))
+    async with bench.running():
+        while bench.sink.before:
+            await asyncio.sleep(0)
+        bench.stage.gate.set()  # done during the pause before the second try
+        await bench.until(2)
+    assert sorted(bench.out()) == [b"a", b"slow"]
+
+
 async def test_work_beyond_a_slow_record_survives_a_restart_and_is_not_done_again():
     bench = Bench(CopyStage(8))
     bench.send(b"slow", b"a", b"b")
