@@ -428,7 +428,7 @@ class Loop(Generic[R]):
         for index, work in enumerate(batch, 1):
             if not work.partition.alive:
                 continue
-            if work.partition.due_ms:  # behind a head that is not due: read again when it is
+            if work.reading != work.partition.reading:  # behind a head that is not due: read again when it is
                 work.partition.release(work)
                 continue
             seen = view if work.prepared is None else View(view.now_ms, view.rules, view.mode, work.prepared)

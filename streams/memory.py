@@ -113,10 +113,11 @@ class MemorySource:
         await self._listener.on_assigned(positions)
 
     async def revoke(self, partitions: Sequence[TP], *, lost: bool = False) -> None:
-        """A rebalance takes partitions."""
+        """A rebalance takes partitions. Whether they were paused is forgotten, as by the real client."""
         await self._listener.on_revoked(frozenset(partitions), lost=lost)
         for tp in partitions:
             self._positions.pop(tp, None)
+            self._paused.discard(tp)
 
     async def poll(self, timeout: timedelta, max_records: int | None = None) -> Mapping[TP, Sequence[InRecord]]:  # noqa: ASYNC109 - as the port
         """Records behind the positions of partitions that are not paused."""

@@ -14,6 +14,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from streams.records import TP, InRecord
 
 _PATIENCE_S = 20.0
+QUIET = {"log_level": 4}
+"""Warnings only: librdkafka tells of each client's end on standard error."""
 
 
 def _consumer(bootstrap: str) -> Consumer:
@@ -26,6 +28,7 @@ def _consumer(bootstrap: str) -> Consumer:
             "enable.partition.eof": True,
             "fetch.wait.max.ms": 50,
             "max.poll.interval.ms": 600_000,
+            **QUIET,
         }
     )
 
@@ -128,7 +131,7 @@ class Ends:
 
 def ends(bootstrap: str, partitions: Collection[TP]) -> Mapping[TP, Ends]:
     """Stable and plain ends, side by side: they differ while a transaction is open."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = AdminClient({"bootstrap.servers": bootstrap, **QUIET})
     asked = {TopicPartition(tp.topic, tp.partition): OffsetSpec.latest() for tp in partitions}  # type: ignore[no-untyped-call]
     by_level = {}
     for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
@@ -142,7 +145,7 @@ def ends(bootstrap: str, partitions: Collection[TP]) -> Mapping[TP, Ends]:
 
 def committed(bootstrap: str, groups: Mapping[str, Sequence[TP]]) -> dict[tuple[str, TP], int]:
     """Committed offsets by group and partition, as the group coordinator tells them now."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = AdminClient({"bootstrap.servers": bootstrap, **QUIET})
     found: dict[tuple[str, TP], int] = {}
     for group, partitions in groups.items():
         asked = ConsumerGroupTopicPartitions(group, [TopicPartition(tp.topic, tp.partition) for tp in partitions])

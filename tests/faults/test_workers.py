@@ -8,7 +8,7 @@ import pytest
 
 from schemas.enums import Status
 from tests.faults.conftest import OpenWorld
-from tests.faults.world import World
+from tests.faults.world import CONCURRENCY, World
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -108,6 +108,7 @@ async def test_a_storm_of_rebalances_repeats_no_call(on_kafka: OpenWorld) -> Non
     async with on_kafka() as world:
         await world.start_flow()
         await flowing(world)
+        before = world.resources("worker")
         # Somebody joins the workers' group and leaves it again, ten times in thirty seconds.
         for _ in range(10):
             world.send(6, slow_ms=800)
@@ -115,6 +116,11 @@ async def test_a_storm_of_rebalances_repeats_no_call(on_kafka: OpenWorld) -> Non
             await asyncio.sleep(1.5)
         await world.verdict()
         assert repeated_calls(world) == {}
+        after = world.resources("worker")
+        # A few connections to the provider stay open; nothing may grow with the number of rebalances.
+        assert after.descriptors <= before.descriptors + 8 + CONCURRENCY, (before, after)
+        assert after.threads <= before.threads + 2, (before, after)
+        assert after.mebibytes <= before.mebibytes + 40, (before, after)
 
 
 async def test_two_workers_under_one_name_fence_each_other_and_nothing_comes_twice(on_kafka: OpenWorld) -> None:

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import psutil
 from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -39,7 +40,7 @@ from streams.runtime import Platform, find_platform
 from streams.topics import REGISTRY, REQUESTS, Topic
 from tests.faults.oracle import Evidence, Sent, Sorted, judge
 from tests.faults.provider import Provider, Trick, prompt
-from tests.faults.reading import Tail, committed, ends, read_all, tailing
+from tests.faults.reading import QUIET, Tail, committed, ends, read_all, tailing
 from tierflow.choices import AgentKind
 from tierflow.environment import environment_of, with_section
 from tierflow.reach import snapshot_log, topics_of
@@ -90,6 +91,14 @@ def faulty_settings(bootstrap: str, state_url: str, provider_url: str, prefix: s
     for section, values in sections.items():
         settings = with_section(settings, section, **values)
     return settings
+
+
+class Resources(NamedTuple):
+    """Descriptors (sockets among them), threads and resident MiB of a process."""
+
+    descriptors: int
+    threads: int
+    mebibytes: int
 
 
 @dataclass(eq=False, kw_only=True)
@@ -221,6 +230,11 @@ class World:
         """SIGTERM, and no waiting."""
         os.kill(self.agent(kind, name).pid, signal.SIGTERM)
 
+    def resources(self, kind: str, name: str = "first") -> Resources:
+        """What an agent holds now."""
+        process = psutil.Process(self.agent(kind, name).pid)
+        return Resources(process.num_fds(), process.num_threads(), process.memory_info().rss >> 20)
+
     async def disturb(self, stage: str, for_s: float) -> None:
         """Join a stage's group as a member that takes partitions, reads nothing and leaves: two rebalances."""
         connection, names = self.platform.connection, self.platform.names
@@ -247,7 +261,7 @@ class World:
         **request: Any,
     ) -> list[str]:
         """Send requests through another client, several a key; their ids."""
-        producer = Producer({"bootstrap.servers": self.platform.connection.kafka.bootstrap, "partitioner": partitioner})
+        producer = self._producer(partitioner=partitioner)
         ids = []
         for _ in range(count):
             number = len(self.sent)
@@ -266,9 +280,12 @@ class World:
     def send_again(self, request_id: str, *, partition: int = -1) -> None:
         """Send the same request once more, to any partition."""
         sent = next(each for each in self.sent if each.request_id == request_id)
-        producer = Producer({"bootstrap.servers": self.platform.connection.kafka.bootstrap})
+        producer = self._producer()
         self._produce(producer, REQUESTS, sent.key, sent.value, sent.headers, partition=partition)
         assert producer.flush(20) == 0, "the request could not be sent again"
+
+    def _producer(self, **config: str) -> Producer:
+        return Producer({"bootstrap.servers": self.platform.connection.kafka.bootstrap, **QUIET, **config})
 
     def _produce(
         self,
@@ -292,7 +309,7 @@ class World:
     ) -> str:
         """Send anything to the intake topic, or elsewhere; its coordinates."""
         places: list[str] = []
-        producer = Producer({"bootstrap.servers": self.platform.connection.kafka.bootstrap})
+        producer = self._producer()
         producer.produce(
             self.platform.names.topic(topic),
             value,
@@ -310,7 +327,7 @@ class World:
             for name, value in config.items()
         ]
         resource = ConfigResource(ResourceType.TOPIC, self.platform.names.topic(topic), incremental_configs=entries)
-        admin = AdminClient({"bootstrap.servers": self.platform.connection.kafka.bootstrap})
+        admin = AdminClient({"bootstrap.servers": self.platform.connection.kafka.bootstrap, **QUIET})
         for future in admin.incremental_alter_configs([resource]).values():
             future.result(20)
 

@@ -6,6 +6,7 @@ numbered from 1 without a gap within each epoch of its source.
 
 import asyncio
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,7 @@ from streams.records import TP, OutRecord
 from streams.topics import Names
 
 GROUP = "tierflow.copy"
+NOW = 1_000_000
 PARTITIONS = 2
 FAULTS = {
     "refused": CommitRejectedError("stale"),
@@ -40,6 +42,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("store away")),
     st.tuples(st.sampled_from(["revoke", "lose"]), st.integers(0, PARTITIONS - 1)),
     st.tuples(st.just("turns"), st.integers(1, 30)),
+    st.tuples(st.just("later"), st.integers(0, PARTITIONS - 1), st.sampled_from("abc"), st.integers(1, 3)),
 )
 
 
@@ -63,7 +66,12 @@ class _Copy:
             raise StateStoreError("away")
 
     def handle(self, record, view):
-        return self._slowly(record) if self.concurrency else self._made(record)
+        if self.concurrency:
+            return self._slowly(record)
+        _, _, due = record.value.split(b" ")
+        if view.now_ms < int(due):
+            return Effects(done=False, not_before_ms=int(due))
+        return self._made(record)
 
     async def _slowly(self, record) -> Effects:
         for _ in range(int(record.value.split(b" ")[1])):
@@ -91,16 +99,16 @@ async def play(concurrency: int, actions: list[tuple[Any, ...]]) -> tuple[Memory
         sources.append(MemorySource(log, listener, GROUP, ["in"]))
         return sources[0], sink
 
-    loop = Loop(
-        stage=stage, link=link, names=Names(), rules=lambda: "rules", settings=RULES, clock=FakeClock(1_000_000)
-    )
+    clock = FakeClock(NOW)
+    loop = Loop(stage=stage, link=link, names=Names(), rules=lambda: "rules", settings=RULES, clock=clock)
     stop, sent = asyncio.Event(), []
     running = asyncio.create_task(loop.run(stop))
     await asyncio.sleep(0)
     for number, (action, *rest) in enumerate(actions):
         match action:
-            case "send":
-                value = b"%d %d" % (number, rest[2])
+            case "send" | "later":
+                due = NOW + rest[2] if action == "later" else 0
+                value = b"%d %d %d" % (number, rest[2], due)
                 sent.append(value)
                 log.append(OutRecord("in", str(rest[1]).encode(), value, (), rest[0]))
             case "before":
@@ -117,17 +125,26 @@ async def play(concurrency: int, actions: list[tuple[Any, ...]]) -> tuple[Memory
                 for _ in range(rest[0]):
                     await asyncio.sleep(0)
     ends = Counter(TP("in", record.partition) for record in log.read("in"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         while any(log.offsets[GROUP, tp].offset < count for tp, count in ends.items()):
             assert not running.done(), running
             await asyncio.sleep(0.001)
+            clock.advance(timedelta(milliseconds=1))
     stop.set()
     await running
     return log, sent
 
 
+@pytest.fixture(autouse=True, scope="module")
+def looks_often() -> Iterator[None]:
+    """At partitions whose head is not due."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streams.loop.LOOK", timedelta(milliseconds=1))
+        yield
+
+
 @pytest.mark.parametrize("concurrency", [0, 3])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(actions=st.lists(ACTIONS, max_size=40))
 def test_everything_comes_out_once_in_order_and_numbered(concurrency: int, actions: list[tuple[Any, ...]]) -> None:
     log, sent = asyncio.run(play(concurrency, actions))
