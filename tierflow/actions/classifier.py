@@ -13,12 +13,23 @@ from agents.classifier.learned.store import read_card, shipped_path
 from tierflow.console import Console
 
 
-def train(console: Console, data: Path, out: Path, *, seed: int, folds: bool) -> None:
+def train(
+    console: Console,
+    data: Path,
+    out: Path,
+    *,
+    seed: int,
+    folds: bool,
+    outcomes: Path | None = None,
+    questions: Path | None = None,
+) -> None:
     """Train and write weights and card."""
     from agents.classifier.training.run import run  # noqa: PLC0415 - numpy and more
+    from agents.classifier.training.tiers import read_answered  # noqa: PLC0415 - the same
 
     lineage = {"date": datetime.now(UTC).date().isoformat(), "code": f"tierflow {_version()}"}
-    card_ = run(data / "routing", out, seed=seed, folds=folds, lineage=lineage, tell=console.note)
+    answered = read_answered(outcomes, questions) if outcomes is not None else None
+    card_ = run(data / "routing", out, seed=seed, folds=folds, answered=answered, lineage=lineage, tell=console.note)
     _show(console, card_)
     console.line(f"written: {out}")
 

@@ -23,12 +23,19 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Weights file to write; its card lies beside it.")],
     data: Data = Path("data"),
     seed: Seed = 7,
+    outcomes: Annotated[
+        Path | None,
+        typer.Option("--outcomes", metavar="FILE", help="Checked answers of one's own models, as 'eval tiers' writes."),
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option("--questions", metavar="FILE", help="Their questions, if outcomes hold no prompts.")
+    ] = None,
     folds: Annotated[bool, typer.Option("--folds", help="Score routing on folds, too; takes as long again.")] = False,
 ) -> None:
     """Train from the labelled data; under two minutes on two cores. Needs the extra 'train'."""
     from tierflow.actions import classifier
 
-    classifier.train(front_of(ctx).console, data, out, seed=seed, folds=folds)
+    classifier.train(front_of(ctx).console, data, out, seed=seed, folds=folds, outcomes=outcomes, questions=questions)
 
 
 @app.command()

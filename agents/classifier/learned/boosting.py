@@ -85,6 +85,25 @@ def grow(
     return Forest(columns, limits, leaves, base.astype(np.float32))
 
 
+def bagged(features: Floats, targets: Floats, growth: Growth, *, seed: int, bags: int) -> Forest:
+    """The mean of several forests that saw other samples, as one: what chance put into each evens out.
+
+    Args:
+        features: Shape (rows, features).
+        targets: Shape (rows, outputs).
+        growth: Of each.
+        seed: Of the first; the others follow it.
+        bags: How many.
+    """
+    forests = [grow(features, targets, growth, seed=seed + number) for number in range(bags)]
+    return Forest(
+        np.concatenate([forest.columns for forest in forests]),
+        np.concatenate([forest.cuts for forest in forests]),
+        (np.concatenate([forest.leaves for forest in forests]) / bags).astype(np.float32),
+        forests[0].base,
+    )
+
+
 def _questions(
     binned: Bins, rest: NDArray[np.float64], weight: NDArray[np.float64], growth: Growth
 ) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.classifier.cues import CLASSES
-from agents.classifier.learned.boosting import Growth, grow
+from agents.classifier.learned.boosting import Growth, bagged, grow
 from agents.classifier.learned.forest import Floats, Forest
 from agents.classifier.learned.inputs import look
 from agents.classifier.learned.model import Model, Outcomes
@@ -38,6 +38,8 @@ SUBJECT_DAMPING: Final = 15.0
 MMLU_GROWTH: Final = Growth(trees=150, depth=4)
 GSM8K_GROWTH: Final = Growth(trees=100, depth=2)
 """Shallow trees for few questions: 660 against 8,450."""
+BAGS: Final = 4
+"""Forests whose mean an expert is: gains of single questions are mostly chance."""
 MULTI_GROWTH: Final = Growth(trees=120, depth=4)
 
 
@@ -190,7 +192,7 @@ def fit_expert(dense: Floats, pairs: Sequence[Prompt], growth: Growth, seed: int
         seed: Of their samples.
     """
     gains = np.array([(pair.strong or 0.0) - (pair.weak or 0.0) for pair in pairs], np.float32)
-    return grow(dense, gains[:, None], growth, seed=seed)
+    return bagged(dense, gains[:, None], growth, seed=seed, bags=BAGS)
 
 
 def fit_outcomes(columns: Floats, scores: Floats, models: Sequence[str], growth: Growth, seed: int) -> Outcomes:

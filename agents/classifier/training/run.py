@@ -9,6 +9,7 @@ from agents.classifier.learned.store import save
 from agents.classifier.training.data import read_corpus
 from agents.classifier.training.fit import train
 from agents.classifier.training.folds import class_report, pair_scores, routing_report
+from agents.classifier.training.tiers import Answered, with_tiers
 
 NAME: Final = "router-1"
 SEED: Final = 7
@@ -26,7 +27,14 @@ def data_hash(folder: Path) -> str:
 
 
 def run(
-    folder: Path, out: Path | None, *, seed: int = SEED, folds: bool = False, lineage: Mapping[str, Any], tell: Tell
+    folder: Path,
+    out: Path | None,
+    *,
+    seed: int = SEED,
+    folds: bool = False,
+    answered: Answered | None = None,
+    lineage: Mapping[str, Any],
+    tell: Tell,
 ) -> Mapping[str, Any]:
     """Train, and write weights and card.
 
@@ -35,6 +43,7 @@ def run(
         out: The weights file; nothing is written if None.
         seed: Of all chance.
         folds: Whether routing is scored on folds, too; takes as long again.
+        answered: Checked answers of one's own models, whose P(good) is learnt, too.
         lineage: What the card says of this run beside its own findings: date, code version.
         tell: Told what is being done.
 
@@ -50,6 +59,8 @@ def run(
     scores: dict[str, Any] = {"classes": class_report(found, prepared.labels.prompts)}
     if folds:
         scores["routing"] = routing_report(pair_scores(prepared, seed, tell))
+    if answered is not None:
+        model = with_tiers(model, answered)
     card = {
         "trained_on": {
             "prompts_with_class": len(corpus.classes),
@@ -57,6 +68,8 @@ def run(
             "questions_with_nine_models": len(corpus.multi),
             "personal_data": len(corpus.personal),
             "sources": len(model.heads["source"]),
+            "questions_of_own_models": len(answered.prompts) if answered is not None else 0,
+            "own_models": list(answered.models) if answered is not None else [],
             "data_sha256": data_hash(folder),
         },
         "seed": seed,

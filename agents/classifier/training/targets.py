@@ -12,7 +12,7 @@ from agents.classifier.learned.forest import Floats
 from agents.classifier.training.data import DOMAINS, OWN, Corpus, Prompt
 from agents.classifier.training.ridge import Targets
 
-OWN_COUNTS: Final = 5.0
+OWN_COUNTS: Final = 6.0
 """How many times as much as others a prompt of our own counts: they are the only ones in the style of production."""
 
 CLASS_RIDGE, SUBJECT_RIDGE, GAIN_RIDGE = 1.0, 0.5, 10.0
