@@ -181,8 +181,8 @@ class LocalServers:
         """Where the models are or will be; known before they run."""
         return {model.endpoint: EndpointSettings(base_url=self._urls[model.name]) for model in self._models}
 
-    def endpoints(self, worker: str) -> dict[str, EndpointSettings]:
-        """What a worker needs to know of the running servers, as it is now.
+    def endpoints(self, worker: str = "") -> dict[str, EndpointSettings]:
+        """What a worker, or anybody else, needs to know of the running servers, as it is now.
 
         Raises:
             ProcessError: One was never started.
