@@ -72,7 +72,7 @@ def _by_policy(verdict: Verdict, policies: Policies) -> Verdict:
     return verdict
 
 
-def _order(verdict: Verdict) -> tuple[int, bool, str, str, str, float]:
+def _order(verdict: Verdict) -> tuple[int, bool, str, str, str, bool, float]:
     """The most severe first; of equal ones, what is wrong before what is doubted, then by name."""
     return (
         -SEVERITY[verdict.action],
@@ -80,6 +80,7 @@ def _order(verdict: Verdict) -> tuple[int, bool, str, str, str, float]:
         verdict.check,
         verdict.rule_id,
         verdict.reason,
+        verdict.score is not None,
         verdict.score or 0.0,
     )
 

@@ -63,8 +63,8 @@ async def test_a_zombie_commits_nothing_that_is_not_its_own(on_kafka: OpenWorld,
     async with on_kafka(loop=LONG) as world:
         await zombie(world, point)
         await world.verdict()
-        refused = "starting again from the committed offsets" in world.agent("worker").log.read_text()
-        assert refused == (point is Point.AFTER_SENDS)
+        if point is Point.AFTER_SENDS:
+            assert "starting again from the committed offsets" in world.agent("worker").log.read_text()
 
 
 async def test_without_fencing_the_oracle_sees_the_zombie(on_kafka: OpenWorld) -> None:
@@ -76,11 +76,12 @@ async def test_without_fencing_the_oracle_sees_the_zombie(on_kafka: OpenWorld) -
 
 async def test_a_record_above_the_brokers_limit_fails_alone_and_visibly(on_kafka: OpenWorld) -> None:
     async with on_kafka() as world:
+        await world.start_flow()
+        assert await world.settled(frozenset(world.send(2)))  # it would not start on such a topic
         world.configure("completions", max_message_bytes="60000")
         world.send(6)
         huge = world.send(2, trick=Trick.HUGE)
         world.send(6)
-        await world.start_flow()
         found = await world.verdict()
         failed = {result.request_id: result for result in results_of(found) if result.request_id in huge}
         assert {result.status for result in failed.values()} == {"failed"}
@@ -89,12 +90,16 @@ async def test_a_record_above_the_brokers_limit_fails_alone_and_visibly(on_kafka
 
 async def test_without_gathering_the_oracle_sees_the_loss(on_kafka: OpenWorld) -> None:
     async with on_kafka() as world:
-        world.configure("completions", max_message_bytes="60000")
-        world.send(6)
-        huge = world.send(2, trick=Trick.HUGE)
         await world.start_flow(without={"worker": Safeguard.GATHERING})
+        well = world.send(2)
+        assert await world.settled(frozenset(well))
+        world.configure("completions", max_message_bytes="60000")
+        huge = world.send(2, trick=Trick.HUGE)
+        well += world.send(6, key="another")
         found = await problems(world, within_s=12)
-        assert {f"lost: {request_id} has no result" for request_id in huge} <= set(found), found
+        lost = {f"lost: {request_id} has no result" for request_id in huge}
+        assert lost <= set(found), found
+        assert not {f"lost: {request_id} has no result" for request_id in well[:2]} & set(found)
 
 
 async def sent_twice(world: World) -> None:

@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 
 from schemas.enums import Status
+from streams.faults import Action, Fault, Point
 from tests.faults.conftest import OpenWorld
-from tests.faults.world import CONCURRENCY, World
+from tests.faults.world import CONCURRENCY, SESSION, World
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -135,3 +136,34 @@ async def test_two_workers_under_one_name_fence_each_other_and_nothing_comes_twi
             await asyncio.sleep(0.7)
         await world.verdict()
         assert repeated_calls(world) == {}
+
+
+async def test_an_event_loop_that_stands_still_past_its_session_comes_back_as_a_member(on_kafka: OpenWorld) -> None:
+    async with on_kafka() as world:
+        seconds = SESSION.total_seconds() + 3
+        plan = [Fault(Point.AFTER_CALL, Action.BLOCK, passes=3, seconds=seconds, marker=world.marker("worker"))]
+        await world.start_flow({"worker": plan})
+        await world.start("worker", name="second")
+        world.send(30)
+        await world.struck("worker")
+        world.crashes += 1  # its leases die with its heartbeats
+        world.send(6)
+        await world.verdict()
+        assert world.agent("worker").returncode is None
+
+
+async def test_an_error_that_nobody_expects_ends_the_process_instead_of_hanging_it(on_kafka: OpenWorld) -> None:
+    async with on_kafka() as world:
+        plans = {
+            kind: [Fault(Point.AFTER_SENDS, Action.RAISE, marker=world.marker(kind))]
+            for kind in ("worker", "classifier")
+        }
+        await world.start_flow(plans)
+        world.send(12)
+        for kind in ("classifier", "worker"):
+            await world.struck(kind)
+            assert await world.gone(kind) > 0
+            assert "injected at after-sends" in world.agent(kind).log.read_text()
+            world.crashes += 1
+            await world.start(kind)
+        await world.verdict()
