@@ -134,7 +134,7 @@ def stream(learner: Learner, count: int) -> None:
 
 def test_heads_are_promoted_when_they_win_and_then_decide():
     learner = Learner({CHEAP: 0.1, DEAR: 1.0}, cost_weight=0.3)
-    stream(learner, 5 * BATCH)
+    stream(learner, 9 * BATCH)
     assert learner.heads.version > 0
     assert learner.comparisons[-1].outcomes >= LEAST_OUTCOMES
     assert learner.choose(Asked(task_class=TaskClass.QA, columns=(2.0, 0.0))) == CHEAP
