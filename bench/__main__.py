@@ -24,7 +24,7 @@ def main() -> None:
         prog="python -m bench",
         description=f"{(__doc__ or '').strip()}\n\n{listed}",
         epilog="Others, with options of their own: python -m bench.codec, bench.copyloop, bench.http_clients, "
-        "bench.effort, bench.surface_classes",
+        "bench.effort, bench.learning, bench.surface_classes",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="name", choices=[*NAMES, []], help="which; all if none is given")

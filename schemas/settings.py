@@ -188,6 +188,8 @@ class ClassifierSettings(Section):
     """For the trained model on one batch; what isn't judged by then is left to the surface classifier."""
     exploration: float = Field(default=0.0, ge=0, le=0.2)
     """Share of requests that try any permitted candidate, so that outcomes of the others stay known."""
+    exploration_cap_micros: int | None = Field(default=None, ge=0)
+    """Micro-units that such a try may cost more than the best candidate; no cap if None."""
 
 
 class WorkerSettings(Section):

@@ -194,6 +194,7 @@ async def _stage(
         intake=[each.topic for each in catalogue.intake],
         names=platform.names,
         exploration=settings.classifier.exploration,
+        exploration_cap=settings.classifier.exploration_cap_micros,
         judge=trained_judge(settings.classifier, catalogue),
         trace=telemetry.root_traceparent if telemetry.enabled else None,
     )

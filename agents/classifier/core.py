@@ -140,6 +140,7 @@ def decide(
     context: Context,
     matched: Sequence[Rule] | None = None,
     exploration: float = 0.0,
+    exploration_cap: int | None = None,
     judged: Judged | None = None,
 ) -> Choice:
     """Choose a plan.
@@ -152,6 +153,7 @@ def decide(
         context: Of the request; its deadline is not over.
         matched: Rules that match the text, if that was found out already.
         exploration: Share of requests that take any permitted candidate, each as likely; drawn from the request id.
+        exploration_cap: Micro-units that trying a candidate may cost more than the best one; None for no cap.
         judged: What the trained model says of the text; None where it was not asked or did not answer in time.
 
     Raises:
@@ -184,9 +186,8 @@ def decide(
         task_class=guess.task_class,
     )
     cost_weight = route.cost_weight * trust
-    field = _compare(
-        [weigh(view, need, signals) for view in plans], route, cost_weight, context.request_id, exploration
-    )
+    weighed = [weigh(view, need, signals) for view in plans]
+    field = _compare(weighed, route, cost_weight, context.request_id, exploration, exploration_cap)
     chosen = field.candidates[field.taken]
     plan_ids, tiers, models, qualities, costs = zip(
         *[(each.view.plan.id, each.tier, each.model, each.quality, round(each.cost)) for each in field.candidates],
@@ -245,9 +246,14 @@ class _Field(NamedTuple):
 
 
 def _compare(
-    candidates: list[Candidate], route: Route, cost_weight: float, request_id: str, exploration: float
+    candidates: list[Candidate],
+    route: Route,
+    cost_weight: float,
+    request_id: str,
+    exploration: float,
+    cap: int | None,
 ) -> _Field:
-    """Score what is left, and take the best or, as a draw from the request id says, any of them."""
+    """Score what is left, and take the best or, as a draw from the request id says, any that isn't too dear to try."""
     left = [index for index, candidate in enumerate(candidates) if not candidate.exclusions]
     if not left:
         raise _no_route(route, candidates)
@@ -257,17 +263,19 @@ def _compare(
     for index in left:
         candidate = candidates[index]
         scores[index] = candidate.quality - cost_weight * candidate.cost / 1000
-        propensities[index] = exploration / len(left)
         # Equal scores: the cheaper one, then the one that the route names first.
         if (scores[index], -candidate.cost) > (scores[best], -candidates[best].cost):
             best = index
+    tried = left if cap is None else [each for each in left if candidates[each].cost <= candidates[best].cost + cap]
+    for index in tried:
+        propensities[index] = exploration / len(tried)
     propensities[best] += 1 - exploration
     taken, seed = best, 0
     if exploration > 0:
         draw = chance(request_id, "exploration")
         seed = int(draw * _SEED_STEPS)
         if draw < exploration:
-            taken = left[min(int(draw / exploration * len(left)), len(left) - 1)]
+            taken = tried[min(int(draw / exploration * len(tried)), len(tried) - 1)]
     return _Field(candidates, tuple(scores), tuple(propensities), taken, seed)
 
 

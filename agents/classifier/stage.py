@@ -44,6 +44,7 @@ class ClassifierStage:
         names: Physical topic names.
         exploration: Share of requests that try any permitted candidate, so that it stays known what the others are
             worth and what they cost.
+        exploration_cap: Micro-units that such a try may cost more than the best candidate; None for no cap.
         judge: The trained model; without one, and where it has no answer, the surface classifier decides.
         trace: Makes the ``traceparent`` of a request that brings none; sampled or not is its choice. Left out, such
             requests are not sampled.
@@ -58,6 +59,7 @@ class ClassifierStage:
         intake: Sequence[str] = (REQUESTS,),
         names: Names = Names(),  # noqa: B008 - frozen
         exploration: float = 0.0,
+        exploration_cap: int | None = None,
         judge: Judge | None = None,
         trace: Callable[[str], str] | None = None,
     ) -> None:
@@ -67,6 +69,7 @@ class ClassifierStage:
         self._intake = tuple(intake)
         self._names = names
         self._exploration = exploration
+        self._exploration_cap = exploration_cap
         self._judge = judge
         self._trace = trace
         self._slips: dict[tuple[int, str, str, int, tuple[tuple[str, ...], ...]], tuple[Slip, bytes]] = {}
@@ -167,6 +170,7 @@ class ClassifierStage:
                 context=context,
                 matched=arrival.matched,
                 exploration=self._exploration,
+                exploration_cap=self._exploration_cap,
                 judged=arrival.judged,
             )
         except NoRouteError as error:

@@ -12,7 +12,7 @@ import pytest
 
 from agents.classifier.learned.store import load, read_card
 from agents.classifier.training import ridge
-from agents.classifier.training.data import OWN, Prompt, read_own, read_prompts
+from agents.classifier.training.data import OWN, Prompt, read_labels, read_own, read_prompts
 from agents.classifier.training.fit import SOURCE_GROUPS, held_out, prepare, source_groups
 from agents.classifier.training.run import run
 from schemas.enums import TaskClass
@@ -144,3 +144,13 @@ def test_what_is_scored_was_not_trained_on(small: Path, monkeypatch: pytest.Monk
     assert found.seen.any()
     assert (~found.seen).any()
     assert len(fits) == len(set(found.rows.tolist()))
+
+
+def test_labels_of_ones_own_count_as_our_prompts(tmp_path: Path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "book a court", "label": "chat", "source": "mine"}\n', encoding="utf-8")
+    (prompt,) = read_labels(path)
+    assert (prompt.source, prompt.label) == (OWN, TaskClass.CHAT)
+    path.write_text('{"prompt": "book a court"}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="prompt 1 has no label"):
+        read_labels(path)

@@ -1,7 +1,7 @@
 """``tierflow classifier``: training, scores on folds, the model card."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,7 @@ def train(
     folds: bool,
     outcomes: Path | None = None,
     questions: Path | None = None,
+    labels: Sequence[Path] = (),
 ) -> None:
     """Train and write weights and card."""
     from agents.classifier.training.run import run  # noqa: PLC0415 - numpy and more
@@ -29,7 +30,16 @@ def train(
 
     lineage = {"date": datetime.now(UTC).date().isoformat(), "code": f"tierflow {_version()}"}
     answered = read_answered(outcomes, questions) if outcomes is not None else None
-    card_ = run(data / "routing", out, seed=seed, folds=folds, answered=answered, lineage=lineage, tell=console.note)
+    card_ = run(
+        data / "routing",
+        out,
+        seed=seed,
+        folds=folds,
+        answered=answered,
+        labels=labels,
+        lineage=lineage,
+        tell=console.note,
+    )
     _show(console, card_)
     console.line(f"written: {out}")
 

@@ -30,12 +30,27 @@ def train(
     questions: Annotated[
         Path | None, typer.Option("--questions", metavar="FILE", help="Their questions, if outcomes hold no prompts.")
     ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--labels", metavar="FILE", help="Labelled prompts of one's own traffic: prompt and label a line."
+        ),
+    ] = None,
     folds: Annotated[bool, typer.Option("--folds", help="Score routing on folds, too; takes as long again.")] = False,
 ) -> None:
     """Train from the labelled data; under two minutes on two cores. Needs the extra 'train'."""
     from tierflow.actions import classifier
 
-    classifier.train(front_of(ctx).console, data, out, seed=seed, folds=folds, outcomes=outcomes, questions=questions)
+    classifier.train(
+        front_of(ctx).console,
+        data,
+        out,
+        seed=seed,
+        folds=folds,
+        outcomes=outcomes,
+        questions=questions,
+        labels=labels or (),
+    )
 
 
 @app.command()

@@ -12,7 +12,6 @@ from agents.classifier.learned.ngrams import Rows
 
 CLIP: Final = 4.0
 """Standard deviations that a dense feature counts at most: one odd prompt must not outvote its words."""
-ALL: Final = slice(None)
 
 
 def weigh(grams: Rows, idf: Floats) -> Floats:
@@ -61,21 +60,26 @@ class Linear(NamedTuple):
     bias: Floats
     """Shape (outputs,)."""
 
-    def scores(self, inputs: Inputs, outputs: slice = ALL) -> Floats:
-        """Scores of prompts. Shape (rows, outputs).
+    def part(self, outputs: slice) -> "Linear":
+        """Some of the outputs on their own, with a table that lies together: rows are then read in one piece."""
+        return self._replace(
+            table=np.ascontiguousarray(self.table[:, outputs]),
+            units=self.units[outputs],
+            dense=np.ascontiguousarray(self.dense[:, outputs]),
+            bias=self.bias[outputs],
+        )
 
-        Args:
-            inputs: The prompts.
-            outputs: Which of the outputs; every other costs as much again.
-        """
+    def scores(self, inputs: Inputs) -> Floats:
+        """Scores of prompts. Shape (rows, outputs)."""
         grams = inputs.grams
         weights = weigh(grams, self.idf)
-        found: Floats = self.standard(inputs.dense) @ self.dense[:, outputs] + self.bias[outputs]
-        table, units = self.table[:, outputs], self.units[outputs]
+        found: Floats = self.standard(inputs.dense) @ self.dense + self.bias
         # A row at a time: its part of the table fits into the cache, and the sum is one product of vector and matrix.
         bounds = grams.starts.tolist()
         for row, (start, end) in enumerate(pairwise(bounds)):
-            found[row] += (weights[start:end] @ table[grams.buckets[start:end]].astype(np.float32)) * units
+            # Buckets are in range by their making; "clip" spares numpy the look.
+            entries = self.table.take(grams.buckets[start:end], axis=0, mode="clip").astype(np.float32)
+            found[row] += (weights[start:end] @ entries) * self.units
         return found
 
     def standard(self, dense: Floats) -> Floats:

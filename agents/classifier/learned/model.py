@@ -156,8 +156,7 @@ class Model:
     def view(self, inputs: Inputs) -> "View":
         """All numbers of prompts, as arrays."""
         places = self.places
-        always = slice(0, places[SELDOM[0]].start)
-        scores = self.linear.scores(inputs, always)
+        scores = self._always.scores(inputs)
         parts = {name: scores[:, place] for name, place in places.items() if name not in SELDOM}
         evidence = Evidence(parts["class"], parts["source"].max(axis=1), self.linear.unknown(inputs.grams))
         classes, drift = self.confidence.of(evidence)
@@ -181,6 +180,14 @@ class Model:
             name: slice(end - len(labels), end) for (name, labels), end in zip(self.heads.items(), ends, strict=True)
         }
 
+    @cached_property
+    def _always(self) -> Linear:
+        return self.linear.part(slice(0, self.places[SELDOM[0]].start))
+
+    @cached_property
+    def _seldom(self) -> Linear:
+        return self.linear.part(slice(self.places[SELDOM[0]].start, None))
+
     def _gain(self, inputs: Inputs, parts: Mapping[str, Floats], classes: Floats) -> Floats:
         """What a strong model is worth: as learnt on sources like this, else by the prior of the class."""
         prior = np.array([PRIOR_GAIN[each] for each in CLASSES], np.float32)
@@ -194,7 +201,7 @@ class Model:
             of_form = forest.predict(inputs.dense[rows])[:, 0]
             learnt = of_form
             if name == "mmlu":
-                words = self.linear.scores(inputs.take(rows), slice(self.places[SELDOM[0]].start, None))
+                words = self._seldom.scores(inputs.take(rows))
                 of_subject = softmax(SHARPNESS_OF_SUBJECTS * words[:, :-1]) @ self.subject_gain
                 learnt = mixed_views(of_form, words[:, -1], of_subject)
             gain[rows] = gate[rows] * learnt + (1 - gate[rows]) * gain[rows]

@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,14 +159,32 @@ class Corpus:
     personal: Sequence[Prompt]
 
 
-def read_corpus(folder: Path) -> Corpus:
+def read_labels(path: Path) -> list[Prompt]:
+    """Labelled prompts of one's own traffic: they count as much as those written for this project.
+
+    Raises:
+        InputError: A line has no label, or is wrong; names it.
+    """
+    prompts = read_prompts(path)
+    for number, prompt in enumerate(prompts, 1):
+        if prompt.label is None:
+            raise InputError(f"{path}: prompt {number} has no label")
+    return [replace(prompt, source=OWN) for prompt in prompts]
+
+
+def read_corpus(folder: Path, labels: Sequence[Path] = ()) -> Corpus:
     """The data of a folder laid out as ``data/routing``.
+
+    Args:
+        folder: The folder.
+        labels: Files of labelled prompts of one's own traffic.
 
     Raises:
         InputError: A file is missing or wrong; names it.
     """
+    more = [prompt for path in labels for prompt in read_labels(path)]
     return Corpus(
-        classes=[*read_prompts(folder / "classes.jsonl.gz"), *read_own(folder / "own")],
+        classes=[*read_prompts(folder / "classes.jsonl.gz"), *read_own(folder / "own"), *more],
         pairs=read_prompts(folder / "pairs.jsonl.gz"),
         multi=read_prompts(folder / "multi.jsonl.gz"),
         personal=read_prompts(folder / "personal.jsonl.gz"),

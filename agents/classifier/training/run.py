@@ -1,7 +1,7 @@
 """A training run from a data folder to a weights file with its card."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ def run(
     *,
     seed: int = SEED,
     folds: bool = False,
+    labels: Sequence[Path] = (),
     answered: Answered | None = None,
     lineage: Mapping[str, Any],
     tell: Tell,
@@ -43,6 +44,7 @@ def run(
         out: The weights file; nothing is written if None.
         seed: Of all chance.
         folds: Whether routing is scored on folds, too; takes as long again.
+        labels: Files of labelled prompts of one's own traffic.
         answered: Checked answers of one's own models, whose P(good) is learnt, too.
         lineage: What the card says of this run beside its own findings: date, code version.
         tell: Told what is being done.
@@ -54,7 +56,7 @@ def run(
         InputError: The data can't be used; names file, line and field.
         MissingExtraError: SciPy isn't installed.
     """
-    corpus = read_corpus(folder)
+    corpus = read_corpus(folder, labels)
     model, prepared, found = train(corpus, version=NAME, seed=seed, tell=tell)
     scores: dict[str, Any] = {"classes": class_report(found, prepared.labels.prompts)}
     if folds:
@@ -68,6 +70,7 @@ def run(
             "questions_with_nine_models": len(corpus.multi),
             "personal_data": len(corpus.personal),
             "sources": len(model.heads["source"]),
+            "labels": [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in labels],
             "questions_of_own_models": len(answered.prompts) if answered is not None else 0,
             "own_models": list(answered.models) if answered is not None else [],
             "data_sha256": data_hash(folder),
