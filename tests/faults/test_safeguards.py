@@ -117,13 +117,19 @@ async def sent_twice(world: World) -> None:
 
 
 async def test_an_id_that_comes_again_is_told_and_dropped(on_kafka: OpenWorld) -> None:
-    async with on_kafka() as world:
+    async with on_kafka(monitor={"grace": timedelta(0)}) as world:
         await world.start_flow()
         await sent_twice(world)
         found = await world.verdict()
         dropped = [event for _, event in found.sorted.events if event.event_type is EventType.REQUEST_DUPLICATE]
         assert len(dropped) == 12
         assert max(call.number for call in found.calls) == 1
+        # A monitor that starts now reads it all, and says nothing before it has: it grants no time at all here.
+        await world.start("monitor")
+        await asyncio.sleep(6)
+        await world.stop("monitor")
+        said, count = world.agent("monitor").log.read_text(), len(world.accepted)
+        assert f"accepted {count} = ended {count} + in flight 0; 0 offences" in said, said
 
 
 async def test_without_the_receiver_the_oracle_sees_the_duplicates(on_kafka: OpenWorld) -> None:
