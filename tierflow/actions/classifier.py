@@ -23,13 +23,15 @@ def train(
     outcomes: Path | None = None,
     questions: Path | None = None,
     labels: Sequence[Path] = (),
+    leave_out: Path | None = None,
 ) -> None:
     """Train and write weights and card."""
     from agents.classifier.training.run import run  # noqa: PLC0415 - numpy and more
-    from agents.classifier.training.tiers import read_answered  # noqa: PLC0415 - the same
+    from agents.classifier.training.tiers import read_answered, read_ids  # noqa: PLC0415 - the same
 
     lineage = {"date": datetime.now(UTC).date().isoformat(), "code": f"tierflow {_version()}"}
-    answered = read_answered(outcomes, questions) if outcomes is not None else None
+    unseen = read_ids(leave_out) if leave_out is not None else ()
+    answered = read_answered(outcomes, questions, leave_out=unseen) if outcomes is not None else None
     card_ = run(
         data / "routing",
         out,

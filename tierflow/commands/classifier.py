@@ -30,6 +30,10 @@ def train(
     questions: Annotated[
         Path | None, typer.Option("--questions", metavar="FILE", help="Their questions, if outcomes hold no prompts.")
     ] = None,
+    leave_out: Annotated[
+        Path | None,
+        typer.Option("--leave-out", metavar="FILE", help="Questions that outcomes are not to be learnt from, by id."),
+    ] = None,
     labels: Annotated[
         list[Path] | None,
         typer.Option(
@@ -50,6 +54,7 @@ def train(
         outcomes=outcomes,
         questions=questions,
         labels=labels or (),
+        leave_out=leave_out,
     )
 
 

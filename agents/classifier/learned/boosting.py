@@ -12,7 +12,7 @@ Bins = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """How trees are grown; the defaults were chosen on inner folds (see docs/classifier.md)."""
+    """How trees are grown; how the defaults were chosen is in docs/classifier.md."""
 
     trees: int = 200
     depth: int = 4

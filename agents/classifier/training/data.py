@@ -43,8 +43,12 @@ class Prompt:
     """Quality of each model's answer, by the model's name."""
 
 
-def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def rows_of(path: Path, *, comments: bool = False) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Line numbers and objects of a JSON-lines file, packed (``.gz``) or not.
+
+    Args:
+        path: The file.
+        comments: Whether lines that begin with ``#`` are passed over.
 
     Raises:
         InputError: The file isn't there, or a line is no JSON object; names the line.
@@ -52,7 +56,7 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
+                if not line.strip() or (comments and line.startswith("#")):
                     continue
                 row = json.loads(line)
                 if not isinstance(row, dict):

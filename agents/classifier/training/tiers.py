@@ -4,7 +4,7 @@ Scores are out of fold: a question is routed by heads that saw neither it nor an
 sources tell what to expect of other questions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -59,7 +59,20 @@ class Answered:
 _FIELDS: Final = ("id", "model", "correct", "prompt_tokens", "completion_tokens")
 
 
-def read_answered(outcomes: Path, questions: Path | None = None, models: Sequence[str] = ()) -> Answered:
+def read_ids(path: Path) -> frozenset[str]:
+    """Ids of questions: ``id``, or ``_note.question`` as in the requests of the demonstration.
+
+    Raises:
+        InputError: The file can't be read.
+    """
+    notes = [(row.get("id"), row.get("_note")) for _, row in rows_of(path, comments=True)]
+    found = [name or (note.get("question") if isinstance(note, dict) else None) for name, note in notes]
+    return frozenset(str(name) for name in found if name)
+
+
+def read_answered(
+    outcomes: Path, questions: Path | None = None, models: Sequence[str] = (), leave_out: Collection[str] = ()
+) -> Answered:
     """Outcomes of several models on the same questions.
 
     Args:
@@ -67,6 +80,7 @@ def read_answered(outcomes: Path, questions: Path | None = None, models: Sequenc
             given.
         questions: JSON lines with ``id``, ``prompt``, ``class``, ``source``.
         models: Those that count; all if empty.
+        leave_out: Ids of questions that are not to be learnt from.
 
     Raises:
         InputError: A line lacks a field, or no question was answered by all models.
@@ -80,7 +94,7 @@ def read_answered(outcomes: Path, questions: Path | None = None, models: Sequenc
         if not models or row["model"] in models:
             found.setdefault(str(row["id"]), {})[str(row["model"])] = row
     names = sorted({model for answers in found.values() for model in answers})
-    whole = {key: answers for key, answers in found.items() if len(answers) == len(names)}
+    whole = {key: each for key, each in found.items() if len(each) == len(names) and key not in leave_out}
     texts = {key: (known.get(key) or next(iter(answers.values()))).get("prompt") for key, answers in whole.items()}
     keys = sorted(key for key in whole if isinstance(texts[key], str))
     if not keys or len(names) < 2:
