@@ -86,7 +86,7 @@ async def test_requests_expire_where_they_are(on_kafka: OpenWorld) -> None:
             await world.start(kind)
         unserved = world.send(4, deadline=timedelta(seconds=2))  # in the tier's topic: nobody works there yet
         await asyncio.sleep(2.5)
-        unread = world.send(1, deadline=timedelta(milliseconds=1))  # over when it is read
+        unread = world.send(1, deadline=timedelta(milliseconds=-1))  # over when it is read
         await world.start("worker")
         mid_call = world.send(4, slow_ms=3_500, deadline=timedelta(seconds=3))
         waiting = world.send(3, trick=Trick.OUTAGE, deadline=timedelta(seconds=5))  # no further try fits
