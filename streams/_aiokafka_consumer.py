@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Final
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import ConsumerStoppedError
@@ -66,6 +67,9 @@ def release_polls(consumer: AIOKafkaConsumer) -> None:
     consumer._subscription.abort_waiters(ConsumerStoppedError())  # noqa: SLF001 - this module's job
 
 
+_BUSY_POLL_MS: Final = 50
+
+
 class FetchPace:
     """Where the broker does not wake a waiting fetch: ask often while records come, seldom while none do.
 
@@ -77,6 +81,11 @@ class FetchPace:
     def __init__(self, busy: timedelta, idle: timedelta) -> None:
         self._busy_ms, self._idle_ms = (wait // timedelta(milliseconds=1) for wait in (busy, idle))
         self._wait_ms = self._busy_ms
+
+    def within_ms(self, timeout: timedelta) -> int:
+        """How long to poll: shortly while the broker is asked often, so that this ends soon after the last record."""
+        longest = timeout // timedelta(milliseconds=1)
+        return longest if self._wait_ms >= self._idle_ms else min(longest, _BUSY_POLL_MS)
 
     def polled(self, consumer: AIOKafkaConsumer, *, empty: bool) -> None:
         """Take note of a poll: how long the broker may hold the next fetches follows from it."""

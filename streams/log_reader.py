@@ -47,7 +47,7 @@ class LogReader:
             BrokerUnavailableError: Reading failed.
         """
         try:
-            fetched = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=max_records)
+            fetched = await self._consumer.getmany(timeout_ms=self._pace.within_ms(wait), max_records=max_records)
         except OffsetOutOfRangeError as error:
             raise OffsetsLostError(f"the log no longer holds what should be read next: {error}") from error
         except KafkaError as error:

@@ -176,7 +176,7 @@ class Source:
             return {}
         self._polling = True
         try:
-            fetched = await consumer.getmany(timeout_ms=_ms(timeout), max_records=max_records)
+            fetched = await consumer.getmany(timeout_ms=self._pace.within_ms(timeout), max_records=max_records)
         except ConsumerStoppedError:
             return {}
         except UnicodeDecodeError:

@@ -82,11 +82,12 @@ async def test_what_is_tried_again_survives_a_kill_of_who_holds_it(on_kafka: Ope
 
 async def test_requests_expire_where_they_are(on_kafka: OpenWorld) -> None:
     async with on_kafka() as world:
-        for kind in ("audit", "guardrail", "classifier"):
+        for kind in ("audit", "guardrail"):
             await world.start(kind)
+        unread = world.send(1, deadline=timedelta(milliseconds=1))  # over when it is read
+        await world.start("classifier")
         unserved = world.send(4, deadline=timedelta(seconds=2))  # in the tier's topic: nobody works there yet
         await asyncio.sleep(2.5)
-        unread = world.send(1, deadline=timedelta(milliseconds=-1))  # over when it is read
         await world.start("worker")
         mid_call = world.send(4, slow_ms=3_500, deadline=timedelta(seconds=3))
         waiting = world.send(3, trick=Trick.OUTAGE, deadline=timedelta(seconds=5))  # no further try fits
