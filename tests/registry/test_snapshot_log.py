@@ -31,6 +31,8 @@ class Broker:
         await admin.start()
         try:
             await admin.create_topics([NewTopic(self.topic, 1, 1, topic_configs=config)])
+            while self.topic not in await admin.list_topics():  # what the controller has made, brokers know soon
+                await asyncio.sleep(0.02)
         finally:
             await admin.close()
 
