@@ -18,7 +18,7 @@ from schemas.avro_careful import Read
 from schemas.avro_read import RecordReader, record_reader
 from schemas.avro_write import RecordWriter, record_writer
 from schemas.cloudevents import is_structured, unwrap
-from schemas.confluent import HttpSchemaRegistry, SchemaIds
+from schemas.confluent import SchemaIds
 from schemas.content_types import AVRO_TYPES, JSON, essence, sniff
 from schemas.contract import FILES, Record, Schema, current, is_edge, known
 from schemas.edges import Request
@@ -301,6 +301,8 @@ def open_codec(settings: CodecSettings, *, patience: timedelta = timedelta(0)) -
         codec = Codec()
     else:
         user, password = settings.schema_registry_user, settings.schema_registry_password.get_secret_value()
+        from schemas.schema_registry import HttpSchemaRegistry  # noqa: PLC0415 - brings an HTTP client that few need
+
         registry = HttpSchemaRegistry(
             settings.schema_registry_url,
             auth=(user, password) if user else None,

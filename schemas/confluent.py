@@ -1,4 +1,4 @@
-"""Schema registries that speak Confluent's REST interface: the port, a small client and the ids in use.
+"""Schema registries: the port, and the ids in use. The client over HTTP is in ``schemas.schema_registry``.
 
 The registry is never needed for what is known: ids of our own schemas are asked for once at start, ids of others when a
 record first shows them. A record whose id can't be asked for now waits (``SchemaRegistryError`` is retryable); a record
@@ -6,19 +6,15 @@ whose id the registry does not have can't be read by anybody (``UndecodableError
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-import httpx
-
 from schemas.contract import Schema, schema_from
-from schemas.errors import ConfigurationError, SchemaRegistryError, UndecodableError
+from schemas.errors import SchemaRegistryError, UndecodableError
 
-_MEDIA_TYPE: Final = "application/vnd.schemaregistry.v1+json"
-_NOT_FOUND: Final = 404
 _FORGET_UNKNOWN: Final = timedelta(seconds=60)
 """How long an answer "no such id" stands: a registry may learn the id a moment after the first record shows it."""
 
@@ -48,87 +44,6 @@ class SchemaRegistry(Protocol):
     def close(self) -> None:
         """Release connections."""
         ...
-
-
-class HttpSchemaRegistry:
-    """A registry over HTTP.
-
-    Args:
-        url: Base URL.
-        auth: User and password, if it asks for them.
-        timeout: After this a request counts as failed.
-        may_register: Whether schemas that it does not have are registered, or only looked up.
-        transport: Replaces the network in tests.
-
-    Raises:
-        ConfigurationError: The URL is none.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        auth: tuple[str, str] | None = None,
-        timeout: timedelta = timedelta(seconds=5),
-        may_register: bool = True,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"codec.schema_registry_url: {url!r} is no http or https URL")
-        self._may_register = may_register
-        self._client = httpx.Client(
-            base_url=url,
-            auth=auth,
-            timeout=timeout.total_seconds(),
-            headers={"accept": _MEDIA_TYPE, "content-type": _MEDIA_TYPE},
-            transport=transport,
-        )
-
-    def register(self, subject: str, schema: str) -> int:
-        """See ``SchemaRegistry``."""
-        path = f"/subjects/{subject}"
-        status, body = self._ask("POST", path, {"schema": schema})
-        if status == _NOT_FOUND:
-            if not self._may_register:
-                raise ConfigurationError(f"the schema registry has no schema of ours under subject {subject}")
-            status, body = self._ask("POST", f"{path}/versions", {"schema": schema})
-        if status >= httpx.codes.BAD_REQUEST:
-            raise ConfigurationError(f"the schema registry refuses {subject}: {status} {body.get('message', '')}")
-        return _id_in(body)
-
-    def schema(self, schema_id: int) -> str | None:
-        """See ``SchemaRegistry``."""
-        status, body = self._ask("GET", f"/schemas/ids/{schema_id}")
-        if status == _NOT_FOUND:
-            return None
-        if status >= httpx.codes.BAD_REQUEST:
-            raise SchemaRegistryError(f"the schema registry answers {status} for schema id {schema_id}")
-        if body.get("schemaType", "AVRO") != "AVRO":
-            raise ValueError(f"schema id {schema_id} is {body['schemaType']}, only Avro is read")
-        if body.get("references"):
-            raise ValueError(f"schema id {schema_id} refers to other schemas, which is not read")
-        return str(body["schema"])
-
-    def close(self) -> None:
-        """See ``SchemaRegistry``."""
-        self._client.close()
-
-    def _ask(self, method: str, path: str, body: Mapping[str, str] | None = None) -> tuple[int, Mapping[str, object]]:
-        try:
-            response = self._client.request(method, path, json=body)
-            answer = response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise SchemaRegistryError(f"the schema registry does not answer: {type(error).__name__}") from error
-        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR or not isinstance(answer, dict):
-            raise SchemaRegistryError(f"the schema registry answers {response.status_code}")
-        return response.status_code, answer
-
-
-def _id_in(body: Mapping[str, object]) -> int:
-    found = body.get("id")
-    if not isinstance(found, int):
-        raise SchemaRegistryError("the schema registry's answer has no id")
-    return found
 
 
 class SchemaIds:

@@ -13,8 +13,8 @@ from registry.snapshot import Snapshot
 from schemas.catalogue import Catalogue
 from schemas.clock import SystemClock
 from schemas.codec import Codec
+from schemas.codec import open_codec as read_codec
 from schemas.errors import ConfigurationError
-from schemas.headers import AVRO, CONFLUENT
 from schemas.ids import uuid7
 from schemas.ports import StateStore
 from schemas.settings import ClassifierSettings, CodecSettings, Settings
@@ -43,23 +43,17 @@ FIRST_SNAPSHOT: Final = timedelta(seconds=60)
 
 @asynccontextmanager
 async def open_codec(settings: CodecSettings) -> AsyncIterator[Codec]:
-    """The codec that settings ask for; with a schema registry all ids are known before the first record."""
-    if not settings.schema_registry_url:
-        codec = Codec(format=AVRO)
-        codec.prepare()
-        yield codec
-        return
-    from schemas.confluent import HttpSchemaRegistry, SchemaIds
+    """The codec that settings ask for; with a schema registry all ids are known before the first record.
 
-    password = settings.schema_registry_password.get_secret_value()
-    registry = HttpSchemaRegistry(
-        settings.schema_registry_url,
-        auth=(settings.schema_registry_user, password) if settings.schema_registry_user else None,
-    )
-    with SchemaIds(registry) as ids:
-        codec = Codec(format=CONFLUENT, ids=ids)
-        await asyncio.to_thread(codec.prepare)
-        yield codec
+    Raises:
+        SchemaRegistryError: The registry is away.
+        ConfigurationError: It refuses a schema of ours, or its URL is none.
+    """
+    made = await asyncio.to_thread(read_codec, settings)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @asynccontextmanager

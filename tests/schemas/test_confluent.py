@@ -14,7 +14,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from pydantic import SecretStr
 
 from schemas.codec import Codec, open_codec
-from schemas.confluent import HttpSchemaRegistry, SchemaIds
+from schemas.confluent import SchemaIds
 from schemas.content_types import AVRO, CONFLUENT
 from schemas.contract import FILES, Record, current
 from schemas.edges import Request
@@ -22,6 +22,7 @@ from schemas.enums import Outcome
 from schemas.errors import ConfigurationError, SchemaRegistryError, StateStoreError, UndecodableError
 from schemas.fakes import FakeClock, MemoryRegistry
 from schemas.flow import Attempt, Slip
+from schemas.schema_registry import HttpSchemaRegistry
 from schemas.settings import CodecSettings
 from schemas.wire import confluent_header
 from tests.schemas.registry_server import RegistryServer
