@@ -166,7 +166,7 @@ class TestFencing:
         class Committing(Recorder):
             async def on_revoked(self, partitions: frozenset[TP], *, lost: bool) -> None:
                 assert not lost
-                await sink.commit([], {tp: OffsetCommit(7) for tp in partitions})
+                await sink.commit([], {tp: OffsetCommit(0, "handed over") for tp in partitions})
                 await super().on_revoked(partitions, lost=lost)
 
         listener = Committing()
@@ -180,7 +180,7 @@ class TestFencing:
                 polling_too = asyncio.create_task(poll_for_ever(second))
                 await other.until(lambda: len(other.positions) > 0)
                 await listener.until(lambda: len(listener.positions) + len(other.positions) == 3)
-                assert set((listener.positions | other.positions).values()) == {OffsetCommit(7)}
+                assert set((listener.positions | other.positions).values()) == {OffsetCommit(0, "handed over")}
                 assert before is not None
                 assert first.membership == before._replace(generation=before.generation + 1)
                 await ended(polling_too)

@@ -1,5 +1,8 @@
 """``tierflow tail``."""
 
+import asyncio
+import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -63,9 +66,12 @@ async def tail(
         open_codec(front.settings.codec) as codec,
         open_log(platform.connection, topics, kind=platform.capabilities.kind, start=start) as reader,
     ):
+        interrupted = _interruption()
         front.console.note(f"{', '.join(topics)} from the {'beginning' if from_beginning else 'end'}")
         ends = {} if follow else await reader.ends()
         while left is None or left > 0:
+            if interrupted.is_set():
+                raise KeyboardInterrupt
             records = await reader.poll(_POLL)
             for record in records:
                 shown = show(record, feed, codec)
@@ -78,6 +84,14 @@ async def tail(
                     return
             if not follow and not records and await _at_end(reader, ends):
                 return
+
+
+def _interruption() -> asyncio.Event:
+    """Set by Ctrl-C, to be looked at between polls: a cancellation amid one can get lost in the Kafka client."""
+    interrupted = asyncio.Event()
+    if threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    return interrupted
 
 
 def show(record: InRecord, feed: Feed, codec: Codec) -> Shown:
