@@ -10,6 +10,7 @@ beside what the client prefetches (one fetch a broker).
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -588,7 +589,8 @@ class Loop(Generic[R]):
             refused = await self._committer.commit(batch)
         except (BrokerUnavailableError, FencedError) as error:
             log.warning("commit of %d records failed, trying again: %s", len(batch), error)
-            await asyncio.sleep(self._settings.back_off.total_seconds())
+            # Drawn: two processes under one transactional id would else fence each other in step for ever.
+            await asyncio.sleep(self._settings.back_off.total_seconds() * random.uniform(0.5, 3))
             return False
         if refused is None:
             self._pace.note(len(batch), self._clock.monotonic())
