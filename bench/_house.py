@@ -30,6 +30,8 @@ from tierflow.team import programs
 ROOT: Final = Path(__file__).resolve().parent.parent
 CATALOGUE: Final = str(Path(__file__).with_name("catalogue.yaml"))
 ENDPOINT: Final = "bench"
+JVM_OPTIONS: Final = ("-XX:TieredStopAtLevel=1",)
+"""Of three brokers on one machine: their optimising compilers would take its cores for minutes."""
 FLOW: Final = ("classifier", "worker", "guardrail")
 """Agents that a request waits for; ``audit`` and ``archive`` only read along."""
 
@@ -148,7 +150,9 @@ async def open_house(
     async with AsyncExitStack() as stack:
         servers: dict[str, int] = {}
         if broker is BrokerChoice.KAFKA:
-            cluster = await stack.enter_async_context(KafkaCluster(nodes=nodes))
+            cluster = await stack.enter_async_context(
+                KafkaCluster(nodes=nodes, jvm_options=JVM_OPTIONS if nodes > 1 else ())
+            )
             bootstrap = cluster.bootstrap
             servers |= {f"broker {node}": cluster.pid(node) for node in range(1, nodes + 1)}
         else:

@@ -127,14 +127,14 @@ async def run_agent(
             ).run(stop)
             return
         holder = await parts.enter_async_context(open_snapshots(platform))
-        if kind == "monitor":
-            from agents.monitor.monitor import Monitor
-
-            await Monitor(platform, codec, holder.current.catalogue, SystemClock()).run(stop)
-            return
         name = worker_name(tier) if kind == "worker" and tier else kind
         telemetry = Telemetry(settings.telemetry, name, names=platform.names, instance=instance)
         parts.push_async_callback(telemetry.shutdown)
+        if kind == "monitor":
+            from agents.monitor.monitor import Monitor
+
+            await Monitor(platform, codec, holder.current.catalogue, SystemClock(), telemetry).run(stop)
+            return
         catalogue = holder.current.catalogue
         read = [topic for topic in topics_of(catalogue, settings.topics) if name in topic.consumers]
         longest = longest_deadline(catalogue)
