@@ -16,6 +16,7 @@ NAMES: Final = {
     "modes": "a hop in exactly-once beside at-least-once and bare copy loops",
     "fencing": "what two remedies against zombies cost",
     "fencing_faults": "the same two under aimed faults",
+    "recovery": "how long requests wait because an agent was killed",
     "hotspots": "where the CPU time goes in each agent",
 }
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from streams.brokers import ChildState, EmbeddedState, KafkaCluster
 from tests.faults.provider import Trick, open_provider
-from tests.faults.world import FLOW, TRANSACTION, World, open_world
+from tests.faults.world import FLOW, TRANSACTION, World, measure_at_rest, open_world
 
 ROUND_S = 60.0
 """How long faults go on before everything has to settle."""
@@ -169,7 +169,7 @@ async def run(minutes: float, seed: int, nodes: int, folder: Path) -> int:
         open_provider(folder) as provider,
         open_world(cluster.bootstrap, state.url, provider, folder) as world,
     ):
-        await world.start_flow()
+        world.at_rest = await measure_at_rest(world)
         await world.start("monitor")
         monitor = world.agents.pop("monitor-first")  # it watches, and is left alone
         chaos = Chaos(world, cluster, state, random.Random(seed), nodes)
