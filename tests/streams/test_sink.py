@@ -89,7 +89,8 @@ class TestExactlyOnce:
             assert sink.resets == 0
             await sink.stop()
         assert seen == sorted(seen)
-        assert values(await read_committed(kafka.kafka.bootstrap, target, 1)) == [b"%d" % n for n in range(1, 61)]
+        written = [value for _, value in await read_committed(kafka.kafka.bootstrap, target, 1)]
+        assert written == [b"%d" % number for number in range(1, 61)]
 
     async def test_offsets_alone_and_records_alone(self, kafka: KafkaConnection) -> None:
         topic = await make_topic(kafka)
