@@ -14,8 +14,10 @@ NAMES: Final = {
     "idle": "what agents use when nothing is to be done",
     "memory": "memory with 10,000 requests queued, beside 100",
     "modes": "a hop in exactly-once beside at-least-once and bare copy loops",
+    "transactions": "where a transaction's time goes, request by request",
     "fencing": "what two remedies against zombies cost",
     "fencing_faults": "the same two under aimed faults",
+    "recovery": "how long requests wait because an agent was killed",
     "hotspots": "where the CPU time goes in each agent",
 }
 

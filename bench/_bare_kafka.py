@@ -24,6 +24,8 @@ LINGER_MS: Final = 25.0
 BUSY: Final = 400.0
 SHORT_SESSIONS: Final = {"group.min.session.timeout.ms": "1000"}
 READER_WAIT_MS: Final = 100
+JVM_OPTIONS: Final = ("-XX:TieredStopAtLevel=1",)
+"""No optimising compiler: on a machine of few cores it takes them for a minute, and whoever is measured then waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,5 +112,5 @@ class BareKafka:
 async def open_kafka(nodes: int, folder: Path) -> AsyncIterator[BareKafka]:
     """Start a cluster."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    async with KafkaCluster(nodes=nodes, settings=SHORT_SESSIONS) as cluster:
+    async with KafkaCluster(nodes=nodes, settings=SHORT_SESSIONS, jvm_options=JVM_OPTIONS) as cluster:
         yield BareKafka(cluster, nodes, folder)

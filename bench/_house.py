@@ -30,6 +30,8 @@ from tierflow.team import programs
 ROOT: Final = Path(__file__).resolve().parent.parent
 CATALOGUE: Final = str(Path(__file__).with_name("catalogue.yaml"))
 ENDPOINT: Final = "bench"
+JVM_OPTIONS: Final = ("-XX:TieredStopAtLevel=1",)
+"""Of three brokers on one machine: their optimising compilers would take its cores for minutes."""
 FLOW: Final = ("classifier", "worker", "guardrail")
 """Agents that a request waits for; ``audit`` and ``archive`` only read along."""
 
@@ -83,19 +85,22 @@ class House:
         """For readers of a benchmark: the embedded broker answers a waiting fetch only when its time is over."""
         return 5 if self.platform.capabilities.kind is BrokerKind.EMBEDDED else 100
 
-    async def start(self, kind: str, tier: str = "", *, profile: Path | None = None) -> ChildProcess:
+    async def start(
+        self, kind: str, tier: str = "", *, profile: Path | None = None, identity: str = ""
+    ) -> ChildProcess:
         """Start an agent as ``tierflow run`` does.
 
         Args:
             kind: Kind of agent.
             tier: Of a worker.
             profile: Take a profile, and write it there when the agent ends.
+            identity: Of a further one of its kind; put behind its name.
         """
         (program,) = programs(
             [(AgentKind(kind), tier, 1)],
             environment=lambda which, _: environment_of(self.settings, endpoints=which is AgentKind.WORKER),
             logs=self.folder,
-            identity="bench",
+            identity=identity or "bench",
             log_level="warning",
             loop=self.settings.loop,
         )
@@ -105,7 +110,7 @@ class House:
             argv[at : at + 1] = ["bench._profiled", str(profile)]
         child = ChildProcess(name=program.name, argv=argv, log=program.log, env=program.env(), cwd=self.folder)
         await child.start()
-        self.agents[program.group] = child
+        self.agents[f"{program.group} {identity}".strip()] = child
         return child
 
     async def stop(self, *names: str) -> None:
@@ -148,7 +153,9 @@ async def open_house(
     async with AsyncExitStack() as stack:
         servers: dict[str, int] = {}
         if broker is BrokerChoice.KAFKA:
-            cluster = await stack.enter_async_context(KafkaCluster(nodes=nodes))
+            cluster = await stack.enter_async_context(
+                KafkaCluster(nodes=nodes, jvm_options=JVM_OPTIONS if nodes > 1 else ())
+            )
             bootstrap = cluster.bootstrap
             servers |= {f"broker {node}": cluster.pid(node) for node in range(1, nodes + 1)}
         else:

@@ -60,6 +60,7 @@ class Delivery:
         connection: Size limits and compression.
         transactional_id: Of the transaction that the batches belong to, if any.
         producer: Producer id and epoch; with them a repeated batch is written once.
+        aims: Bytes of a batch, by topics that take less than usual; learned, and shared with whoever was given it, too.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Delivery:
         *,
         transactional_id: str | None = None,
         producer: ProducerId | None = None,
+        aims: dict[str, int] | None = None,
     ) -> None:
         self._wire = wire
         self._max_bytes = connection.max_message_bytes
@@ -77,7 +79,7 @@ class Delivery:
         self._transactional_id = transactional_id
         self._producer = producer
         self._sequences: dict[TP, int] = {}
-        self._aim: dict[str, int] = {}  # bytes of a batch, where a topic takes less than usual
+        self._aim: dict[str, int] = {} if aims is None else aims
 
     def shrink(self, batch: Batch) -> None:
         """Aim for half of a batch that was too large for its topic."""

@@ -60,11 +60,13 @@ class TransactionalProducer:
     Args:
         connection: Where, and with which budgets.
         transactional_id: Stable over restarts of a worker, so that a restart ends at once what a crash left open.
+        aims: See ``Delivery``.
     """
 
-    def __init__(self, connection: KafkaConnection, transactional_id: str) -> None:
+    def __init__(self, connection: KafkaConnection, transactional_id: str, aims: dict[str, int] | None = None) -> None:
         self._connection = connection
         self._id = transactional_id
+        self._aims = aims
         self._deadline_s = connection.loop.commit_timeout.total_seconds()
         self._timeout_ms = int(connection.loop.transaction_timeout.total_seconds() * 1000)
         self._wire: Wire | None = None
@@ -92,6 +94,21 @@ class TransactionalProducer:
         await self._drop()
         self.state = TransactionState.CLOSED
 
+    def doubt(self) -> None:
+        """Take the transactional id anew before the next transaction."""
+        if self.state is TransactionState.READY:
+            self.state = TransactionState.DOUBTFUL
+
+    async def settle(self) -> None:
+        """End what a failed transaction may have left open; nothing happens if none failed.
+
+        Raises:
+            BrokerUnavailableError: No answer.
+            NotPermittedError: This transactional id is not allowed to us any more.
+        """
+        if self.state is not TransactionState.READY:
+            await self._renew(fresh=self._wire is None)
+
     async def transact(
         self, outputs: Sequence[OutRecord], offsets: Mapping[TP, OffsetCommit], member: Membership | None
     ) -> None:
@@ -104,8 +121,7 @@ class TransactionalProducer:
             BrokerUnavailableError: No answer before the end; nothing is visible.
         """
         while True:
-            if self.state is not TransactionState.READY:
-                await self._renew(fresh=self._wire is None)
+            await self.settle()
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await self._attempt(outputs, offsets, member)
@@ -132,7 +148,9 @@ class TransactionalProducer:
         assert self._delivery is not None  # noqa: S101 - READY implies it
         rounds = await self._delivery.pack(outputs)
         self.state = TransactionState.OPEN
-        writing = self._write(rounds, self._delivery) if rounds else _nothing()
+        if rounds:
+            await self._announce(list(rounds[0]))
+        writing = self._delivery.deliver(rounds) if rounds else _nothing()
         committing = self._offsets(offsets, member) if offsets and member is not None else _nothing()
         if faults.armed:  # one after the other, so that a fault point means the same each time
             committing = _in_turn(writing, committing)
@@ -143,8 +161,9 @@ class TransactionalProducer:
         await self._end()
         self.state = TransactionState.READY
 
-    async def _write(self, rounds: Sequence[Mapping[TP, object]], delivery: Delivery) -> None:
-        wire, tps = self._link(), list(rounds[0])
+    async def _announce(self, tps: Sequence[TP]) -> None:
+        """Name the partitions. Not beside the group: the coordinator refuses the second while it logs the first."""
+        wire = self._link()
 
         async def announce() -> Iterable[int]:
             node = await wire.coordinator(TRANSACTION, self._id)
@@ -153,7 +172,6 @@ class TransactionalProducer:
         await self._until_taken("writing", announce, TRANSACTION, self._id)
         if faults.armed:
             await faults.reach(faults.Point.AFTER_BEGIN)
-        await delivery.deliver(rounds)  # type: ignore[arg-type]
 
     async def _offsets(self, offsets: Mapping[TP, OffsetCommit], member: Membership) -> None:
         wire = self._link()
@@ -267,7 +285,9 @@ class TransactionalProducer:
             ) from error
         self._producer = producer
         if self._delivery is None:
-            self._delivery = Delivery(self._wire, self._connection, transactional_id=self._id, producer=producer)
+            self._delivery = Delivery(
+                self._wire, self._connection, transactional_id=self._id, producer=producer, aims=self._aims
+            )
         self._delivery.renew(self._wire, producer)
         self.state = TransactionState.READY
 

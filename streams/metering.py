@@ -146,6 +146,19 @@ class Metering:
 
         self._meter.create_observable_gauge(name, [observe], unit, description)
 
+    def counter(
+        self, name: str, read: Callable[[], float | Mapping[Any, int]], unit: str, description: str, by: str
+    ) -> None:
+        """Observe a value that only rises, or several that an attribute tells apart."""
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            found = read()
+            if not isinstance(found, Mapping):
+                return [Observation(found, self._attributes)]
+            return [Observation(value, {**self._attributes, by: str(key)}) for key, value in found.items()]
+
+        self._meter.create_observable_counter(name, [observe], unit, description)
+
     def shutdown(self) -> None:
         """Export once more, and stop. Blocks for as long as the exporter may."""
         self._provider.shutdown()

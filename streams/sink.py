@@ -5,6 +5,7 @@ call, as the consumer had it when its partitions were assigned.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from streams.connection import KafkaConnection
 from streams.errors import (
     BrokerUnavailableError,
     CommitUnknownError,
+    FencedError,
     MetadataTooLargeError,
     StaleMemberError,
 )
@@ -90,6 +92,11 @@ class Sink(Protocol):
 class TransactionalSink:
     """Exactly once: one transaction a commit, fenced by the group's generation (KIP-447).
 
+    Two producers take turns. After a transaction has ended the broker still writes its markers, and refuses the next
+    one of the same producer until they are replicated, which on three nodes took as long as the transaction itself.
+    One transaction at a time is open all the same: the next begins when the last one's end was answered. Its offsets
+    lie behind the last one's in the group's log, and of two commits the broker keeps the one that lies behind.
+
     Args:
         connection: Where, and with which budgets.
         member: Who commits.
@@ -98,7 +105,9 @@ class TransactionalSink:
 
     def __init__(self, connection: KafkaConnection, member: GroupMember, *, transactional_id: str) -> None:
         self._member = member
-        self._producer = TransactionalProducer(connection, transactional_id)
+        ids = (transactional_id, f"{transactional_id}.b")
+        aims: dict[str, int] = {}
+        self._producers = deque(TransactionalProducer(connection, each, aims) for each in ids)
 
     @property
     def mode(self) -> DeliveryMode:
@@ -107,23 +116,33 @@ class TransactionalSink:
 
     @property
     def resets(self) -> int:
-        """How often the producer was thrown away."""
-        return self._producer.resets
+        """How often a producer was thrown away."""
+        return sum(producer.resets for producer in self._producers)
 
     async def start(self) -> None:
-        """Connect and take the transactional id; see ``Sink.start``."""
-        await self._producer.start()
+        """Connect and take the transactional ids; see ``Sink.start``."""
+        for producer in self._producers:
+            await producer.start()
 
     async def commit(self, outputs: Sequence[OutRecord], offsets: Mapping[TP, OffsetCommit]) -> None:
         """One transaction; see ``Sink.commit``."""
         member = _require_member(self._member, offsets)
         _require_short(offsets)
         if outputs or offsets:
-            await self._producer.transact(outputs, offsets, member)
+            for producer in self._producers:  # what a failed commit left open hides what follows
+                await producer.settle()
+            self._producers.rotate()
+            try:
+                await self._producers[0].transact(outputs, offsets, member)
+            except FencedError:
+                for producer in self._producers:  # who has taken one id has taken the other, too
+                    producer.doubt()
+                raise
 
     async def stop(self) -> None:
         """Abort what is open, and close."""
-        await self._producer.stop()
+        for producer in self._producers:
+            await producer.stop()
 
 
 class AtLeastOnceSink:

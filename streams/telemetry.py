@@ -6,7 +6,7 @@ Without an OTLP endpoint nothing is imported, nothing runs, and each call return
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from schemas.errors import MissingExtraError
 from schemas.ids import uuid7
@@ -111,6 +111,27 @@ class Telemetry:
         """Export a value that goes up and down (lag, age of the oldest, in flight); ``read`` as in ``observe``."""
         if self._metering is not None:
             self._metering.gauge(name, read, unit, description)
+
+    def counter(
+        self,
+        name: str,
+        read: Callable[[], float | Mapping[Any, int]],
+        unit: str,
+        description: str,
+        *,
+        by: str = "",
+    ) -> None:
+        """Export a value that only rises; ``read`` as in ``observe``.
+
+        Args:
+            name: Of the metric.
+            read: The value; or, with ``by``, values by that attribute, of which there is always the same set.
+            unit: In UCUM.
+            description: For people.
+            by: Attribute that tells values apart.
+        """
+        if self._metering is not None:
+            self._metering.counter(name, read, unit, description, by)
 
     async def shutdown(self) -> None:
         """Export what is left, within some seconds; nothing is exported after it."""

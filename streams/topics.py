@@ -14,6 +14,7 @@ RESULTS: Final = "results"
 PROVENANCE: Final = "provenance"
 REGISTRY: Final = "registry"
 FEEDBACK: Final = "feedback"
+ALERTS: Final = "alerts"
 TIER_PREFIX: Final = "tier."
 DEAD_LETTERS: Final = "dead-letters."
 
@@ -140,6 +141,14 @@ def table(settings: TopicSettings, tiers: tuple[str, ...], intake: tuple[str, ..
             retention=keep,
             consumers=("audit",),
             readers=(),
+        ),
+        Topic(
+            name=ALERTS,
+            record="alert (JSON)",
+            key="kind and subject",
+            partitions=1,  # few, and told in one order
+            retention=settings.dead_letter_retention,
+            consumers=(),
         ),
         Topic(
             name=REGISTRY,

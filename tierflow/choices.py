@@ -40,6 +40,7 @@ class Feed(StrEnum):
     PROVENANCE = "provenance"
     DEAD_LETTERS = "dead-letters"
     REQUESTS = "requests"
+    ALERTS = "alerts"
 
 
 class StageChoice(StrEnum):

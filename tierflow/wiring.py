@@ -129,15 +129,15 @@ async def run_agent(
             ).run(stop)
             return
         holder = await parts.enter_async_context(open_snapshots(platform))
+        name = worker_name(tier) if kind == "worker" and tier else kind
+        telemetry = Telemetry(settings.telemetry, name, names=platform.names, instance=instance)
+        parts.push_async_callback(telemetry.shutdown)
         if kind == "monitor":
             from agents.monitor.monitor import Monitor
 
             settle_memory()
-            await Monitor(platform, codec, holder.current.catalogue, SystemClock()).run(stop)
+            await Monitor(platform, codec, holder.current.catalogue, SystemClock(), telemetry).run(stop)
             return
-        name = worker_name(tier) if kind == "worker" and tier else kind
-        telemetry = Telemetry(settings.telemetry, name, names=platform.names, instance=instance)
-        parts.push_async_callback(telemetry.shutdown)
         catalogue = holder.current.catalogue
         read = [topic for topic in topics_of(catalogue, settings.topics) if name in topic.consumers]
         longest = longest_deadline(catalogue)

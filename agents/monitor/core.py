@@ -76,14 +76,16 @@ class Totals:
         ended: Requests ended.
         in_flight: Accepted, and not ended.
         repeats: Results that came again as they were (at-least-once delivery).
-        offences: How many were found.
+        offences: How many were found, by kind.
+        oldest_ms: When the oldest request in flight was accepted, Unix milliseconds; None with none in flight.
     """
 
     accepted: int = 0
     ended: int = 0
     in_flight: int = 0
     repeats: int = 0
-    offences: int = 0
+    offences: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
+    oldest_ms: int | None = None
 
     @property
     def balanced(self) -> bool:
@@ -179,6 +181,10 @@ class Ledger:
         elif not end.told:
             end.rows.append(row)
 
+    def known(self, kind: Kind, subject: str, now_ms: int) -> None:
+        """An offence that was told already, by this monitor or the one before it."""
+        self._told.setdefault((kind, subject), now_ms)
+
     def check(self, now_ms: int) -> list[Offence]:
         """What was found to be wrong since the last check; each thing once."""
         for place, at_ms in self._arrived.items():
@@ -194,6 +200,7 @@ class Ledger:
                 self._judge(request_id, end, now_ms)
         self._forget(now_ms)
         self.totals.in_flight = len(self._flights)
+        self.totals.oldest_ms = min((flight.accepted_ms for flight in self._flights.values()), default=None)
         found, self._found = self._found, []
         return found
 
@@ -224,4 +231,4 @@ class Ledger:
         if (kind, subject) not in self._told:
             self._told[kind, subject] = now_ms
             self._found.append(Offence(kind, subject, text))
-            self.totals.offences += 1
+            self.totals.offences[kind] += 1

@@ -1,7 +1,7 @@
 """The conservation monitor: reads the flow along, keeps the books, and raises the alarm with names.
 
 It belongs to no group and commits nothing. When it starts, it reads from as far back as a request can live, so a
-restart finds again what is in flight.
+restart finds again what is in flight, and what was alarmed about already.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from typing import Final
 
 from msgspec.structs import asdict
 
-from agents.monitor.core import Ledger, Offence
+from agents.monitor.alerts import Alert
+from agents.monitor.core import Ledger
 from schemas.catalogue import Catalogue
 from schemas.codec import Codec
 from schemas.delivery import DeliveryMode
@@ -23,11 +24,23 @@ from schemas.flow import Assignment, ProvenanceEvent
 from schemas.headers import AVRO, Name
 from schemas.ids import coordinates
 from schemas.ports import Clock
+from streams import semconv
 from streams.log_reader import open_log
-from streams.records import TP, InRecord
+from streams.records import TP, InRecord, OutRecord
 from streams.retry import Schedule
 from streams.runtime import Platform
-from streams.topics import COMPLETIONS, DEAD_LETTERS, PROVENANCE, RESULTS, STAGES, TIER_PREFIX, dead_letter_topic
+from streams.sink import AtLeastOnceSink
+from streams.telemetry import Telemetry
+from streams.topics import (
+    ALERTS,
+    COMPLETIONS,
+    DEAD_LETTERS,
+    PROVENANCE,
+    RESULTS,
+    STAGES,
+    TIER_PREFIX,
+    dead_letter_topic,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +54,12 @@ BACK_OFF: Final = timedelta(seconds=1)
 _POLL_RECORDS: Final = 2_000
 
 
+class _Nobody:
+    """Writes without being a member of a group."""
+
+    membership = None
+
+
 class Monitor:
     """Keeps the books of an installation.
 
@@ -49,9 +68,12 @@ class Monitor:
         codec: Reads records.
         catalogue: Names tiers and intake topics, and says how long a request may live.
         clock: Wall clock.
+        telemetry: Exports the sums as metrics.
     """
 
-    def __init__(self, platform: Platform, codec: Codec, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(
+        self, platform: Platform, codec: Codec, catalogue: Catalogue, clock: Clock, telemetry: Telemetry
+    ) -> None:
         grace = platform.settings.monitor.grace
         self._platform = platform
         self._names = platform.names
@@ -66,6 +88,7 @@ class Monitor:
             RESULTS,
             PROVENANCE,
             *(dead_letter_topic(stage) for stage in STAGES),
+            ALERTS,
         ]
         longest = max((each.max_deadline for each in catalogue.intake), default=timedelta(0))
         self._since_ms = clock.now_ms() - (longest + grace) // timedelta(milliseconds=1)
@@ -76,6 +99,9 @@ class Monitor:
             exact=platform.capabilities.mode is DeliveryMode.EXACTLY_ONCE,
         )
         self._positions: dict[TP, int] = {}
+        self._untold: list[Alert] = []
+        self._sink = AtLeastOnceSink(platform.connection, _Nobody())
+        self._export(telemetry)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until ``stop`` is set.
@@ -84,12 +110,15 @@ class Monitor:
             TopicMissingError: The topics were not created.
             OffsetsLostError: A topic no longer holds what should be read next.
         """
-        while not stop.is_set():
-            try:
-                await self._watch(stop)
-            except BrokerUnavailableError as error:
-                log.warning("monitor waits for the broker: %s", error)
-                await asyncio.sleep(BACK_OFF.total_seconds())
+        try:
+            while not stop.is_set():
+                try:
+                    await self._watch(stop)
+                except BrokerUnavailableError as error:
+                    log.warning("monitor waits for the broker: %s", error)
+                    await asyncio.sleep(BACK_OFF.total_seconds())
+        finally:
+            await self._sink.stop()
 
     async def _watch(self, stop: asyncio.Event) -> None:
         physical = [self._names.topic(topic) for topic in self._topics]
@@ -103,7 +132,7 @@ class Monitor:
                 unread = {tp: end for tp, end in unread.items() if await reader.position(tp) < end}
                 if unread:  # what one topic seems to lack may stand in another that was not read yet
                     continue
-                self._alarm(self.ledger.check(self._clock.now_ms()))
+                await self._alarm()
                 if self._clock.monotonic() - said >= SAY.total_seconds():
                     said = self._clock.monotonic()
                     log.info("%s", self.sums())
@@ -115,7 +144,7 @@ class Monitor:
         sign = "=" if totals.balanced else "is not"
         return (
             f"accepted {totals.accepted} {sign} ended {totals.ended} + in flight {totals.in_flight}; "
-            f"{totals.offences} offences, {totals.repeats} repeats"
+            f"{sum(totals.offences.values())} offences, {totals.repeats} repeats"
         )
 
     def take(self, records: Sequence[InRecord]) -> None:
@@ -148,6 +177,9 @@ class Monitor:
                 at_intake=result.steps == 0,
                 now_ms=now_ms,
             )
+        elif topic == ALERTS:
+            alert = Alert.decode(record.value or b"")
+            ledger.known(alert.kind, alert.subject, now_ms)
         elif topic.startswith(DEAD_LETTERS):
             names = (Name.CONNECT_TOPIC, Name.CONNECT_PARTITION, Name.CONNECT_OFFSET)
             ledger.followed("/".join(_text(headers, name) for name in names), now_ms)
@@ -166,10 +198,41 @@ class Monitor:
             assignment.request_id, at_ms=assignment.accepted_at_ms, deadline_ms=assignment.deadline_ms, where=topic
         )
 
-    @staticmethod
-    def _alarm(found: Sequence[Offence]) -> None:
-        for offence in found:
+    async def _alarm(self) -> None:
+        """Tell what was found: people by the log, programs by a topic. What could not be written is written later."""
+        now_ms = self._clock.now_ms()
+        for offence in self.ledger.check(now_ms):
             log.error("ALARM %s: %s: %s", offence.kind, offence.subject, offence.text)
+            self._untold.append(Alert.of(offence, now_ms))
+        if self._untold:
+            topic = self._names.topic(ALERTS)
+            await self._sink.commit(
+                [OutRecord(topic, alert.key, alert.encode(), alert.headers) for alert in self._untold], {}
+            )
+            self._untold.clear()
+
+    def _export(self, telemetry: Telemetry) -> None:
+        totals = self.ledger.totals
+
+        def oldest_s() -> float:
+            oldest_ms = totals.oldest_ms
+            return 0.0 if oldest_ms is None else max(0.0, (self._clock.now_ms() - oldest_ms) / 1000)
+
+        telemetry.counter(semconv.TIERFLOW_ACCEPTED, lambda: totals.accepted, "{request}", "Requests accepted.")
+        telemetry.counter(semconv.TIERFLOW_ENDED, lambda: totals.ended, "{request}", "Requests ended.")
+        telemetry.counter(
+            semconv.TIERFLOW_OFFENCES,
+            lambda: totals.offences,
+            "{offence}",
+            "What the monitor found wrong.",
+            by=semconv.TIERFLOW_OFFENCE,
+        )
+        telemetry.gauge(
+            semconv.TIERFLOW_UNFINISHED, lambda: float(totals.in_flight), description="Accepted, and not ended."
+        )
+        telemetry.gauge(
+            semconv.TIERFLOW_OLDEST, oldest_s, unit="s", description="Age of the oldest request that has not ended."
+        )
 
 
 def _text(headers: dict[str, bytes], name: Name) -> str:

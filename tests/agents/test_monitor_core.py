@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from agents.audit.story import REQUIRED
-from agents.monitor.core import Kind, Ledger
+from agents.monitor.alerts import Alert
+from agents.monitor.core import Kind, Ledger, Offence
 from schemas.enums import EventType, Status
+from schemas.errors import UndecodableError
 from schemas.flow import ProvenanceEvent
 
 NOW = 1_800_000_000_000
@@ -149,3 +151,28 @@ def test_memory_is_bounded_by_what_is_in_flight_and_what_ended_lately() -> None:
 
 def test_every_status_says_what_its_story_needs() -> None:
     assert set(REQUIRED) == set(Status) - {Status.UNKNOWN}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_alert_is_read_as_written_and_named_by_what_it_is_about(kind: Kind) -> None:
+    first, later = (Alert.of(Offence(kind, "r", text), at_ms) for text, at_ms in (("one", 1), ("other", 2)))
+    assert Alert.decode(first.encode()) == first
+    assert first.id == later.id, "whoever finds it again gives it the same id"
+    assert first.id != Alert.of(Offence(kind, "s", "one"), 1).id
+    assert (first.key, dict(first.headers)["ce_id"]) == (f"{kind}/r".encode(), first.id.encode())
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"{}", b'{"id":"a","kind":"none","subject":"s","text":"","found_ms":1}'])
+def test_what_is_no_alert_is_refused(value: bytes) -> None:
+    with pytest.raises(UndecodableError, match="no alert"):
+        Alert.decode(value)
+
+
+def test_what_was_told_before_is_not_told_again() -> None:
+    book = ledger()
+    book.known(Kind.OVERDUE, "r", NOW)
+    for name in ("r", "s"):
+        book.accepted(name, at_ms=NOW, deadline_ms=NOW, where="tier.fast")
+    (found,) = book.check(NOW + GRACE_MS + 1)
+    assert found.subject == "s"
+    assert (book.totals.offences[Kind.OVERDUE], book.totals.oldest_ms) == (1, NOW)

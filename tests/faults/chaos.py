@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -20,9 +21,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from schemas.enums import Outcome
 from streams.brokers import ChildState, EmbeddedState, KafkaCluster
 from tests.faults.provider import Trick, open_provider
-from tests.faults.world import FLOW, TRANSACTION, World, open_world
+from tests.faults.world import FLOW, TRANSACTION, World, measure_at_rest, open_world
 
 ROUND_S = 60.0
 """How long faults go on before everything has to settle."""
@@ -44,6 +46,8 @@ class Chaos:
         dice: Seeded.
         nodes: How many brokers.
         done: How often each fault happened.
+        rests_s: Seconds from the end of each round's faults until everything had ended.
+        unknown: Calls whose end nobody knows, which were made again or given up.
     """
 
     world: World
@@ -52,6 +56,8 @@ class Chaos:
     dice: random.Random
     nodes: int
     done: dict[str, int] = field(default_factory=dict)
+    rests_s: list[float] = field(default_factory=list)
+    unknown: int = 0
 
     def actions(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """What can happen, the usual things more often."""
@@ -74,8 +80,13 @@ class Chaos:
             await action()
             await asyncio.sleep(self.dice.uniform(*PACE_S))
             self.world.look_at_offsets()
+        began = time.monotonic()
         await self.peace()
-        await self.world.verdict(within_s=SETTLED_WITHIN_S)
+        await self.world.settled(within_s=SETTLED_WITHIN_S)
+        self.rests_s.append(time.monotonic() - began)
+        found = await self.world.verdict(within_s=1)
+        events = {event.event_id: event for _, event in found.sorted.events}
+        self.unknown = sum(event.status == Outcome.UNKNOWN for event in events.values())
         return len(self.world.sent)
 
     async def peace(self) -> None:
@@ -162,14 +173,15 @@ async def run(minutes: float, seed: int, nodes: int, folder: Path) -> int:
     """Rounds until the time is over; the exit status."""
     say = sys.stdout.write
     say(f"chaos: seed {seed}, {minutes:g} minutes, {nodes} nodes, logs in {folder}\n")
+    topics = {"replication": nodes, "min_insync": max(1, nodes - 1)}
     settings = {"group.min.session.timeout.ms": "1000"}
     async with (
         KafkaCluster(nodes=nodes, work_dir=folder / "kafka", settings=settings) as cluster,
         EmbeddedState(work_dir=folder) as state,
         open_provider(folder) as provider,
-        open_world(cluster.bootstrap, state.url, provider, folder) as world,
+        open_world(cluster.bootstrap, state.url, provider, folder, topics=topics) as world,
     ):
-        await world.start_flow()
+        world.at_rest = await measure_at_rest(world)
         await world.start("monitor")
         monitor = world.agents.pop("monitor-first")  # it watches, and is left alone
         chaos = Chaos(world, cluster, state, random.Random(seed), nodes)
@@ -181,13 +193,20 @@ async def run(minutes: float, seed: int, nodes: int, folder: Path) -> int:
                 say(f"round {number}: {count} ids, every one ended once; faults so far {chaos.done}\n")
                 sys.stdout.flush()
         except AssertionError as error:
-            say(f"FAILED in round {number}: {error}\nrepeat with: make chaos MINUTES={minutes:g} SEED={seed}\n")
+            repeat = f"make chaos MINUTES={minutes:g} SEED={seed} NODES={nodes}"
+            say(f"FAILED in round {number}: {error}\nrepeat with: {repeat}\n")
             return 1
         finally:
             with contextlib.suppress(Exception):
                 await monitor.stop()
         alarms = [line for line in monitor.log.read_text().splitlines() if "ALARM" in line]
-        say(f"{len(world.sent)} ids, {sum(chaos.done.values())} faults, nothing lost, nothing twice\n")
+        calls = len(world.provider.calls(world.prefix))
+        say(f"{len(world.sent)} ids, {sum(chaos.done.values())} faults {chaos.done}\n")
+        say(f"0 lost, 0 twice, 0 incomplete stories; {calls} calls, {chaos.unknown} of unknown end\n")
+        say(
+            f"after a round's last fault everything had ended within {statistics.median(chaos.rests_s):.0f} s "
+            f"(median; at most {max(chaos.rests_s):.0f} s), starts included\n"
+        )
         say("the monitor raised no alarm\n" if not alarms else "alarms:\n" + "\n".join(alarms[:20]) + "\n")
     return 0
 

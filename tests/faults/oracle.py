@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import asdict
 
@@ -28,6 +28,20 @@ from tests.faults.provider import Call
 from tests.faults.reading import Ends
 
 CODEC = Codec(format=AVRO)
+
+
+class Resources(NamedTuple):
+    """What a process holds: open descriptors, sockets among them, threads, resident MiB."""
+
+    descriptors: int
+    sockets: int
+    threads: int
+    mebibytes: int
+
+
+MARGIN: Final = Resources(descriptors=24, sockets=20, threads=2, mebibytes=40)
+"""What a process may hold more than one at rest, after everything has settled: sixteen connections to the provider stay
+open, one a call at a time, and four to brokers; memory that was used once is not given back at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +109,7 @@ class Evidence:
         in_flight: Calls in flight in one worker at most.
         lost_state: Whether the state store forgot: then records give a lower bound of calls only.
         went_back: Committed offsets that were seen to decrease.
+        resources: What each running agent holds, beside one of its kind at rest; empty where nobody looked.
     """
 
     names: Names
@@ -109,6 +124,7 @@ class Evidence:
     in_flight: int = 0
     lost_state: bool = False
     went_back: Sequence[str] = ()
+    resources: Mapping[str, tuple[Resources, Resources]] = field(default_factory=dict)
 
     @property
     def sorted(self) -> Sorted:
@@ -134,6 +150,7 @@ def judge(evidence: Evidence) -> list[str]:
         *_numbers(evidence, seen),
         *_log(evidence),
         *_calls(evidence, seen),
+        *_resources(evidence),
     ]
 
 
@@ -234,6 +251,19 @@ def _log(evidence: Evidence) -> Iterator[str]:
         after = {record[:3] for record in evidence.records}
         for place in sorted({record[:3] for record in evidence.tailed} - after):
             yield f"{'/'.join(map(str, place))} was seen by a reader and is gone"
+
+
+def _resources(evidence: Evidence) -> Iterator[str]:
+    """Nothing may grow with what happened."""
+    for label, (now, rest) in sorted(evidence.resources.items()):
+        for name, held, usual, margin in zip(Resources._fields, now, rest, MARGIN, strict=True):
+            if held > usual + margin:
+                yield f"{label} holds {held} {name}; one at rest {usual}, and {margin} more are granted"
+
+
+def within_margin(now: Resources, rest: Resources) -> bool:
+    """Whether a process holds no more than it may."""
+    return all(held <= usual + margin for held, usual, margin in zip(now, rest, MARGIN, strict=True))
 
 
 def _calls(evidence: Evidence, seen: Sorted) -> Iterator[str]:

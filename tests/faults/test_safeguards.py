@@ -5,9 +5,12 @@ from datetime import timedelta
 
 import pytest
 
+from agents.monitor.alerts import Alert
+from agents.monitor.core import Kind
 from schemas.enums import EventType
 from streams.faults import Action, Fault, Point
 from streams.records import TP
+from streams.topics import ALERTS
 from tests.faults.conftest import OpenWorld
 from tests.faults.oracle import Evidence, judge
 from tests.faults.provider import Trick
@@ -143,6 +146,15 @@ async def test_without_the_receiver_the_oracle_sees_the_duplicates(on_kafka: Ope
         await world.stop("monitor")
         said = world.agent("monitor").log.read_text()
         assert all(f"ALARM ended-twice: {request_id}" in said for request_id in twice), "the monitor names them, too"
+        # Programs are told by a topic. A monitor that is started again has nothing new to tell.
+        assert await world.tail.until(lambda _: len(alerts_of(world)) >= len(twice), 20)
+        told = alerts_of(world)
+        assert {(alert.kind, alert.subject) for alert in told} >= {(Kind.ENDED_TWICE, each) for each in twice}
+        await world.start("monitor", name="second")
+        await asyncio.sleep(6)
+        await world.stop("monitor", "second")
+        assert "ALARM ended-twice" not in world.agent("monitor", "second").log.read_text()
+        assert len({alert.id for alert in alerts_of(world)}) == len(alerts_of(world))
 
 
 async def test_an_incomplete_story_is_seen(on_kafka: OpenWorld) -> None:
@@ -153,6 +165,11 @@ async def test_an_incomplete_story_is_seen(on_kafka: OpenWorld) -> None:
         wanted = {request_id for request_id in ids if not int(request_id[-1]) % 2}
         told = {problem.split()[2].rstrip(":") for problem in found if "model_attempted is missing" in problem}
         assert told == wanted, found
+
+
+def alerts_of(world: World) -> list[Alert]:
+    topic = world.platform.names.topic(ALERTS)
+    return [Alert.decode(record.value or b"") for record in world.tail.records if record.topic == topic]
 
 
 def results_of(found: Evidence):

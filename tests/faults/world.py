@@ -5,17 +5,18 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import psutil
 from aiokafka import AIOKafkaConsumer
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -32,13 +33,13 @@ from schemas.clock import SystemClock
 from schemas.settings import EndpointSettings, Settings
 from streams import faults
 from streams.admin import create_topics
-from streams.brokers import ChildProcess
+from streams.brokers import ChildProcess, ChildState
 from streams.clients import admin_client
 from streams.faults import Fault
 from streams.records import TP
 from streams.runtime import Platform, find_platform
 from streams.topics import REGISTRY, REQUESTS, Topic
-from tests.faults.oracle import Evidence, Sent, Sorted, judge
+from tests.faults.oracle import Evidence, Resources, Sent, Sorted, judge, within_margin
 from tests.faults.provider import Provider, Trick, prompt
 from tests.faults.reading import QUIET, Tail, committed, ends, read_all, tailing
 from tierflow.choices import AgentKind
@@ -93,14 +94,6 @@ def faulty_settings(bootstrap: str, state_url: str, provider_url: str, prefix: s
     return settings
 
 
-class Resources(NamedTuple):
-    """Descriptors (sockets among them), threads and resident MiB of a process."""
-
-    descriptors: int
-    threads: int
-    mebibytes: int
-
-
 @dataclass(eq=False, kw_only=True)
 class World:
     """A running case; made by ``open_world``.
@@ -118,6 +111,7 @@ class World:
         agents: Processes, by name; dead ones stay.
         crashes: How often a worker was hurt in the middle of calls.
         lost_state: Whether the state store lost what it held.
+        at_rest: What one agent of each kind holds when nothing is to be done; empty if nobody measured it.
     """
 
     settings: Settings
@@ -132,10 +126,12 @@ class World:
     agents: dict[str, ChildProcess] = field(default_factory=dict)
     crashes: int = 0
     lost_state: bool = False
+    at_rest: Mapping[str, Resources] = field(default_factory=dict)
     went_back: list[str] = field(default_factory=list)
     _highest: dict[tuple[str, TP], int] = field(default_factory=dict)
     _seen: Sorted = field(default_factory=Sorted)
     _read: int = 0
+    _looking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def prefix(self) -> str:
@@ -232,8 +228,7 @@ class World:
 
     def resources(self, kind: str, name: str = "first") -> Resources:
         """What an agent holds now."""
-        process = psutil.Process(self.agent(kind, name).pid)
-        return Resources(process.num_fds(), process.num_threads(), process.memory_info().rss >> 20)
+        return _held(self.agent(kind, name))
 
     async def disturb(self, stage: str, for_s: float) -> None:
         """Join a stage's group as a member that takes partitions, reads nothing and leaves: two rebalances."""
@@ -364,11 +359,32 @@ class World:
                     groups.setdefault(self.platform.names.group(stage), []).extend(
                         TP(self.platform.names.topic(topic.name), number) for number in range(topic.partitions)
                     )
-        for place, offset in committed(self.platform.connection.kafka.bootstrap, groups).items():
-            before = self._highest.get(place, 0)
-            if 0 <= offset < before:
-                self.went_back.append(f"group {place[0]} went back to {offset} on {place[1]} from {before}")
-            self._highest[place] = max(offset, before)
+        with self._looking:  # what was asked for first must be noted first
+            for place, offset in committed(self.platform.connection.kafka.bootstrap, groups).items():
+                before = self._highest.get(place, 0)
+                if 0 <= offset < before:
+                    self.went_back.append(f"group {place[0]} went back to {offset} on {place[1]} from {before}")
+                self._highest[place] = max(offset, before)
+
+    async def keep_looking(self) -> None:
+        """Look every two seconds until cancelled; a broker that is away is looked for again."""
+        while True:
+            await asyncio.sleep(2)
+            with contextlib.suppress(KafkaException, TimeoutError):
+                await asyncio.to_thread(self.look_at_offsets)
+
+    async def _resources_now(self) -> dict[str, tuple[Resources, Resources]]:
+        """What running agents hold beside one at rest, as soon as it is within the margin, or after ten seconds."""
+        found: dict[str, tuple[Resources, Resources]] = {}
+        for _ in range(20):
+            for label, child in self.agents.items():
+                rest = self.at_rest.get(label.split("-", 1)[0])
+                if rest is not None and child.state is ChildState.RUNNING:
+                    found[label] = _held(child), rest
+            if all(within_margin(now, rest) for now, rest in found.values()):
+                break
+            await asyncio.sleep(0.5)
+        return found
 
     async def evidence(self) -> Evidence:
         """Everything that can be known now, read anew from the beginning."""
@@ -390,6 +406,7 @@ class World:
             in_flight=CONCURRENCY,
             lost_state=self.lost_state,
             went_back=tuple(self.went_back),
+            resources=await self._resources_now(),
         )
 
     async def _closed(self, bootstrap: str) -> None:
@@ -421,6 +438,25 @@ class World:
         return found
 
 
+def _held(child: ChildProcess) -> Resources:
+    process = psutil.Process(child.pid)
+    with process.oneshot():
+        return Resources(
+            descriptors=process.num_fds(),
+            sockets=len(process.net_connections()),
+            threads=process.num_threads(),
+            mebibytes=process.memory_info().rss >> 20,
+        )
+
+
+async def measure_at_rest(world: World) -> dict[str, Resources]:
+    """Run a flow undisturbed, and see what its agents hold when everything has ended."""
+    await world.start_flow()
+    assert await world.settled(frozenset(world.send(12)))
+    await asyncio.sleep(2)
+    return {kind: world.resources(kind) for kind in FLOW}
+
+
 def partitions_of(topics: Sequence[Topic], platform: Platform) -> list[TP]:
     return [
         TP(platform.names.topic(topic.name), number)
@@ -432,7 +468,13 @@ def partitions_of(topics: Sequence[Topic], platform: Platform) -> list[TP]:
 
 @asynccontextmanager
 async def open_world(
-    bootstrap: str, state_url: str, provider: Provider, folder: Path, **sections: Any
+    bootstrap: str,
+    state_url: str,
+    provider: Provider,
+    folder: Path,
+    *,
+    at_rest: Mapping[str, Resources] | None = None,
+    **sections: Any,
 ) -> AsyncIterator[World]:
     """Topics, rules and a reader under a new prefix; agents are started by the case."""
     prefix = f"f{uuid.uuid4().hex[:6]}-"
@@ -452,10 +494,14 @@ async def open_world(
             provider=provider,
             folder=folder,
             tail=tail,
+            at_rest=at_rest or {},
         )
+        looking = asyncio.create_task(world.keep_looking()) if platform.capabilities.transactions else None
         try:
             yield world
         finally:
+            if looking is not None:
+                looking.cancel()
             await asyncio.gather(*(child.kill() for child in world.agents.values()))
     if platform.capabilities.transactions:
         async with admin_client(platform.connection) as client:

@@ -10,7 +10,7 @@ from schemas.catalogue import Intake
 from schemas.edges import Request
 from schemas.enums import BudgetClock, DataClass
 from schemas.errors import InvalidRequestError
-from schemas.headers import Context, Header, Name, read_context
+from schemas.headers import Context, Header, Name, propagate, read_context
 from schemas.ids import id_from_coordinates
 from schemas.requests import derived_traceparent, request_context, request_id_of, salvaged_context
 from tests.schemas.test_requests import ASKED
@@ -217,3 +217,31 @@ def test_any_headers_give_a_context_or_name_the_wrong_one_and_can_be_salvaged(he
         assert made.request_id == salvaged.request_id
         assert read_context(made.headers()) == made
     assert wrong is None or wrong in set(Name)
+
+
+NAME = st.text(max_size=20)
+
+
+@given(
+    st.builds(
+        Context,
+        request_id=NAME.filter(bool),
+        tenant=NAME,
+        deadline_ms=st.integers(0, 2**53),
+        priority=st.integers(0, 9),
+        data_class=st.sampled_from(DataClass),
+        root_id=NAME.filter(bool),
+        parent_id=NAME,
+        replay_of=NAME,
+        traceparent=NAME,
+        tracestate=NAME,
+    ),
+    st.lists(
+        st.tuples(st.sampled_from([Name.CE_ID.value, Name.ATTEMPT.value, "x"]), st.binary(max_size=9)), max_size=5
+    ),
+)
+def test_a_context_survives_any_number_of_hops(before: Context, others: list[Header]) -> None:
+    headers = [*others, *before.headers()]
+    for _ in range(3):
+        headers = [*others, *propagate(headers)]
+        assert read_context(headers) == before

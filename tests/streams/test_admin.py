@@ -38,6 +38,7 @@ from streams.records import TP, OffsetCommit
 from streams.topic_check import Finding, Severity, check_topics
 from streams.topic_report import describe_topics
 from streams.topics import (
+    ALERTS,
     ARCHIVE,
     COMPLETIONS,
     PROVENANCE,
@@ -302,6 +303,8 @@ def test_rights_follow_from_what_a_stage_reads_and_writes() -> None:
     assert allowed("guardrail", Operation.WRITE) == {*tiers, *retries, RESULTS, dead_letter_topic("guardrail")}
     assert allowed("guardrail", Operation.READ) == {COMPLETIONS, *retries, REGISTRY}
     assert allowed("audit", Operation.WRITE) == {PROVENANCE, dead_letter_topic("audit")}
+    assert allowed("monitor", Operation.WRITE) == {ALERTS}
+    assert allowed("archive", Operation.WRITE) == set()
     assert allowed(PRODUCER, Operation.READ) == {RESULTS}
     assert RESULTS not in allowed(OPERATOR, Operation.WRITE)
     assert allowed("worker-fast", Operation.READ, Resource.GROUP) == {"tierflow.worker-fast"}

@@ -389,6 +389,28 @@ async def test_a_partition_whose_head_is_not_due_is_left_alone_and_others_go_on(
     assert bench.out() == [b"a", b"d", b"e", b"due 1002000", b"b", b"due 1003000", b"c"]
 
 
+async def test_no_task_is_left_over_by_rebalances_resets_and_a_stop():
+    bench = Bench(CopyStage(8), partitions=2)
+    at_rest = len(asyncio.all_tasks())
+    async with bench.running():
+        bench.send(b"a")
+        await bench.until(1)
+        await asyncio.sleep(0.01)
+        working = len(asyncio.all_tasks())
+        for number in range(20):
+            bench.send(b"slow", b"%d" % number, partition=number % 2)
+            bench.sink.before.append(CommitRejectedError("no") if number % 3 else None)
+            await asyncio.sleep(0.002)
+            await bench.source.revoke([TP("in", number % 2)], lost=bool(number % 4))
+            await bench.source.assign([TP("in", number % 2)])
+        bench.stage.gate.set()
+        await bench.until(21)
+        await bench.until(20, partition=1)
+        await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) == working
+    assert len(asyncio.all_tasks()) == at_rest
+
+
 async def test_the_mode_is_the_sinks():
     bench = Bench(CopyStage())
     bench.sink.mode = DeliveryMode.AT_LEAST_ONCE

@@ -26,6 +26,7 @@ from streams.errors import (
 from streams.offsets import committed_offsets
 from streams.records import TP, OffsetCommit, OutRecord
 from streams.sink import TransactionalSink
+from tests.faults.reading import committed
 from tests.streams.kafka_world import (
     Fixed,
     Recorder,
@@ -71,6 +72,25 @@ class TestExactlyOnce:
             assert (await source.committed([tp]))[tp] == OffsetCommit(3, metadata)
             await sink.stop()
         assert values(await read_committed(kafka.kafka.bootstrap, target)) == [b"1", b"2"]
+
+    async def test_two_producers_take_turns_and_offsets_only_rise(self, kafka: KafkaConnection) -> None:
+        """The next commit begins while the broker still writes the last one's markers."""
+        topic, target = await make_topic(kafka), await make_topic(kafka, partitions=1)
+        group, seen = await make_group(kafka, topic), []
+        async with member_of(kafka, group, topic) as source:
+            sink = TransactionalSink(kafka, source, transactional_id=group)
+            tp = TP(topic, 0)
+            for number in range(1, 61):
+                await sink.commit(out(target, b"%d" % number), {tp: OffsetCommit(number)})
+                if number % 7 == 0:
+                    found = await asyncio.to_thread(committed, kafka.kafka.bootstrap, {group: [tp]})
+                    seen.append(found[group, tp])
+            assert (await source.committed([tp]))[tp] == OffsetCommit(60)
+            assert sink.resets == 0
+            await sink.stop()
+        assert seen == sorted(seen)
+        written = [value for _, value in await read_committed(kafka.kafka.bootstrap, target, 1)]
+        assert written == [b"%d" % number for number in range(1, 61)]
 
     async def test_offsets_alone_and_records_alone(self, kafka: KafkaConnection) -> None:
         topic = await make_topic(kafka)

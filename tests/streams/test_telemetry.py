@@ -256,6 +256,8 @@ class TestMetrics:
         telemetry = station.telemetry
         telemetry.observe(lambda: counters)
         telemetry.gauge("tierflow.lag", lambda: 12.5, unit="{message}", description="Lag.")
+        telemetry.counter("tierflow.ended", lambda: 3, "{request}", "Ended.")
+        telemetry.counter("tierflow.wrong", lambda: {"a": 1, "b": 2}, "1", "Wrong.", by="kind")
         counters.taken, counters.emitted, counters.resets = 10, 9, 1
         telemetry.record_batch(8, 0.4)
         telemetry.record_batch(2, 4.0)
@@ -268,6 +270,9 @@ class TestMetrics:
         assert found["messaging.client.sent.messages"].data.data_points[0].value == 9
         assert found["tierflow.resets"].data.data_points[0].value == 1
         assert found["tierflow.lag"].data.data_points[0].value == 12.5
+        assert found["tierflow.ended"].data.data_points[0].value == 3
+        points = found["tierflow.wrong"].data.data_points
+        assert {point.attributes["kind"]: point.value for point in points} == {"a": 1, "b": 2}
         duration = found["messaging.process.duration"]
         assert isinstance(duration.data, Histogram)
         (point,) = duration.data.data_points

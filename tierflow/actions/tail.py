@@ -4,10 +4,11 @@ import asyncio
 import signal
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from agents.monitor.alerts import Alert
 from schemas.codec import Codec
 from schemas.edges import Result
 from schemas.errors import TierflowError
@@ -18,7 +19,7 @@ from streams.deadletters import parse_dead_letter
 from streams.log_reader import LogReader, Start, open_log
 from streams.records import TP, InRecord
 from streams.runtime import Platform
-from streams.topics import DEAD_LETTERS, PROVENANCE, REQUESTS, RESULTS, STAGES
+from streams.topics import ALERTS, DEAD_LETTERS, PROVENANCE, REQUESTS, RESULTS, STAGES
 from tierflow.choices import Feed
 from tierflow.console import one_line, rows
 from tierflow.durations import told
@@ -107,6 +108,8 @@ def show(record: InRecord, feed: Feed, codec: Codec) -> Shown:
                 return _dead_letter(record, place)
             case Feed.REQUESTS:
                 return _request(record, place)
+            case Feed.ALERTS:
+                return _alert(record, place)
     except TierflowError as error:
         return Shown(
             "", f"{_time(record)}  {place}  can't be read: {error}", {"place": place, "unreadable": str(error)}
@@ -121,6 +124,8 @@ async def _topics(platform: Platform, feed: Feed) -> list[str]:
             return [PROVENANCE]
         case Feed.DEAD_LETTERS:
             return [f"{DEAD_LETTERS}{stage}" for stage in STAGES]
+        case Feed.ALERTS:
+            return [ALERTS]
         case Feed.REQUESTS:
             rules = await rules_in_force(platform)
             return [intake.topic for intake in rules.catalogue.intake] if rules is not None else [REQUESTS]
@@ -193,6 +198,12 @@ def _request(record: InRecord, place: str) -> Shown:
     }
     line = f"{_time(record)}  {request_id}  {len(value)} bytes  {one_line(preview[: 2 * _PREVIEW], _PREVIEW)}"
     return Shown(request_id, line, data)
+
+
+def _alert(record: InRecord, place: str) -> Shown:
+    alert = Alert.decode(record.value or b"")
+    line = f"{_time(record)}  {alert.kind.value}  {alert.subject}  {one_line(alert.text, _PREVIEW)}"
+    return Shown(alert.subject, line, {"place": place, **asdict(alert)})
 
 
 def _text(headers: RawHeaders, name: Name) -> str:

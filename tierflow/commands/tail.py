@@ -17,7 +17,7 @@ def tail(
     request: Annotated[str | None, typer.Option(metavar="ID", help="Only what is about this request.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Stop after so many.")] = None,
 ) -> None:
-    """Watch results, provenance events, dead letters or requests, one a line.
+    """Watch results, provenance events, dead letters, requests or the monitor's alerts, one a line.
 
     Reads on its own: no offset is committed, and nobody who works for the flow is disturbed.
     """

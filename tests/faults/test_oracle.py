@@ -1,0 +1,49 @@
+"""The oracle alone: what it must name, and what it must leave in peace (whole runs are in ``test_safeguards.py``)."""
+
+from typing import Any
+
+import pytest
+
+from schemas.delivery import DeliveryMode
+from streams.records import TP, InRecord
+from streams.topics import Names
+from tests.faults.oracle import MARGIN, Evidence, Resources, judge
+from tests.faults.reading import Ends
+
+REST = Resources(descriptors=30, sockets=12, threads=8, mebibytes=90)
+
+
+def evidence(**more: Any) -> Evidence:
+    nothing: dict[str, Any] = {"sent": (), "poison": frozenset(), "records": (), "tailed": (), "ends": {}, "calls": ()}
+    return Evidence(names=Names(), mode=DeliveryMode.EXACTLY_ONCE, **{**nothing, **more})
+
+
+def held(name: str, over: int) -> Resources:
+    """One at rest, and of one thing the whole margin and ``over`` more."""
+    more = getattr(REST, name) + getattr(MARGIN, name) + over
+    return REST._replace(**{name: more})
+
+
+@pytest.mark.parametrize("name", Resources._fields)
+def test_what_an_agent_does_not_give_back_is_named(name: str) -> None:
+    assert judge(evidence(resources={"worker-fast-first": (held(name, 0), REST)})) == []
+    (problem,) = judge(evidence(resources={"worker-fast-first": (held(name, 1), REST)}))
+    assert name in problem
+    assert "worker-fast-first" in problem
+
+
+def test_an_open_transaction_is_named() -> None:
+    ends = {TP("results", 0): Ends(stable=7, high=7), TP("results", 1): Ends(stable=5, high=7)}
+    (problem,) = judge(evidence(ends=ends))
+    assert problem.startswith("results/1: a transaction is open from 5 on")
+
+
+def test_offsets_that_went_back_are_named() -> None:
+    assert judge(evidence(went_back=["group g went back to 3 on p from 5"])) == ["group g went back to 3 on p from 5"]
+
+
+def test_what_a_reader_saw_must_stay() -> None:
+    record = InRecord("retry.1s", 0, 4, 0, 0, b"k", b"v", ())
+    assert judge(evidence(records=(record,), tailed=(record,))) == []
+    (problem,) = judge(evidence(tailed=(record,)))
+    assert problem == "retry.1s/0/4 was seen by a reader and is gone"
