@@ -190,6 +190,23 @@ class ClassifierSettings(Section):
     """Share of requests that try any permitted candidate, so that outcomes of the others stay known."""
     exploration_cap_micros: int | None = Field(default=None, ge=0)
     """Micro-units that such a try may cost more than the best candidate; no cap if None."""
+    learning: Literal["apply", "observe", "bypass"] = "observe"
+    """What outcomes in the flow count: decisions follow what was learnt of them, it's only recorded beside the
+    decision, or nothing is learnt."""
+
+
+class LearnerSettings(Section):
+    """The learner: what is learnt from outcomes. Whether decisions follow it says ``classifier.learning``."""
+
+    window: Duration = timedelta(days=1)
+    """How far back it reads when it starts: a rating that comes later than this after its request may find no decision
+    then. Longer takes longer to start."""
+    waiting: int = Field(default=200_000, gt=0)
+    """Requests that are remembered for words that may come; the oldest are let go."""
+    memory: int = Field(default=64 * 1024 * 1024, ge=0)
+    """Bytes of requests kept until they are rated; a rating of an older one is counted, and no head learns from it."""
+    publish_every: Duration = timedelta(seconds=5)
+    """Shortest time between two publications."""
 
 
 class WorkerSettings(Section):
@@ -269,6 +286,7 @@ class Settings(BaseSettings):
     loop: LoopSettings = LoopSettings()
     receiver: ReceiverSettings = ReceiverSettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    learner: LearnerSettings = LearnerSettings()
     worker: WorkerSettings = WorkerSettings()
     archive: ArchiveSettings = ArchiveSettings()
     monitor: MonitorSettings = MonitorSettings()

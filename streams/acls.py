@@ -20,6 +20,8 @@ from streams.probe import PROBE_ID
 from streams.retry import RETRY_PREFIX
 from streams.topics import (
     COMPLETIONS,
+    LEARNED,
+    LEARNER,
     PROVENANCE,
     REGISTRY,
     RESULTS,
@@ -97,8 +99,8 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
     """What a principal of this role needs, and no more.
 
     Args:
-        role: A stage (``classifier``, ``worker-<tier>``, ``guardrail``, ``audit``, ``archive``), ``producer`` or
-            ``operator``.
+        role: A stage (``classifier``, ``worker-<tier>``, ``guardrail``, ``audit``, ``archive``, ``learner``),
+            ``producer`` or ``operator``.
         topics: The topic table.
         names: Physical names.
 
@@ -128,15 +130,16 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
     if not consumed and not read:
         known = sorted({*roles(topics), PRODUCER, OPERATOR})
         raise ConfigurationError(f"no role {role!r}: there are {', '.join(known)}")
-    if not consumed:  # no group, and it writes no records
+    if not consumed:  # no group, and nothing that the flow acts on is written
         return _sorted(
             *_topics(names, {*read, REGISTRY}, Operation.READ, Operation.DESCRIBE),
             *_topics(names, read, Operation.DESCRIBE_CONFIGS),
+            *_topics(names, _written_by(role, logical), Operation.WRITE),
             *_transactions(names.prefix + PROBE_ID, Pattern.LITERAL),
         )
     group = names.group(role)
     rights = [
-        *_topics(names, {*consumed, REGISTRY}, Operation.READ, Operation.DESCRIBE),
+        *_topics(names, {*consumed, *read, REGISTRY}, Operation.READ, Operation.DESCRIBE),
         *_topics(names, consumed, Operation.DESCRIBE_CONFIGS),  # a start checks what its topics keep
         *_topics(names, _written_by(role, logical), Operation.WRITE, Operation.DESCRIBE),
         Acl(Resource.GROUP, group, Operation.READ),
@@ -223,6 +226,7 @@ def _written_by(role: str, topics: Sequence[str]) -> set[str]:
         "worker": {COMPLETIONS, RESULTS},
         "guardrail": {*tiers, *retries, RESULTS},
         "audit": {PROVENANCE},
+        LEARNER: {LEARNED},
     }.get(kind, set())
     return written | ({dead_letter_topic(kind)} if kind in STAGES else set())
 

@@ -12,6 +12,7 @@ class AgentKind(StrEnum):
     AUDIT = "audit"
     ARCHIVE = "archive"
     MONITOR = "monitor"
+    LEARNER = "learner"
 
 
 class BrokerChoice(StrEnum):
@@ -40,6 +41,16 @@ class Feed(StrEnum):
     PROVENANCE = "provenance"
     DEAD_LETTERS = "dead-letters"
     REQUESTS = "requests"
+
+
+class Rater(StrEnum):
+    """Who says how good an answer was."""
+
+    HUMAN = "human"
+    JUDGE = "judge"
+    """A model that was asked."""
+    PROGRAM = "program"
+    """Something that checked the answer."""
 
 
 class StageChoice(StrEnum):

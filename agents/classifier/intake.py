@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agents.classifier.core import matching
+from agents.classifier.experience import Experience
 from agents.classifier.judged import Judged
 from agents.classifier.prompt import Asked, look_through
 from registry.snapshot import Snapshot
@@ -40,6 +41,8 @@ class Arrival:
     """Rules that match its text."""
     judged: Judged | None = None
     """What the trained model says of its text."""
+    experience: Experience | None = None
+    """What was learnt from outcomes by the time it was judged."""
     error: InputError | None = None
     """Why it is no request (``UndecodableError``), or why it's refused."""
     admission: Admission = FIRST

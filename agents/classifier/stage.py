@@ -9,6 +9,7 @@ from typing import Final
 
 from agents.classifier.core import Choice, NoRouteError, decide
 from agents.classifier.duplicates import duplicate_event
+from agents.classifier.experience import Experience
 from agents.classifier.intake import Arrival, read_arrival, record_id, scope_key
 from agents.classifier.judge import Judge
 from agents.plan import make_slip
@@ -46,6 +47,7 @@ class ClassifierStage:
             worth and what they cost.
         exploration_cap: Micro-units that such a try may cost more than the best candidate; None for no cap.
         judge: The trained model; without one, and where it has no answer, the surface classifier decides.
+        experience: What was learnt from outcomes, as of now; None where that doesn't count.
         trace: Makes the ``traceparent`` of a request that brings none; sampled or not is its choice. Left out, such
             requests are not sampled.
     """
@@ -61,6 +63,7 @@ class ClassifierStage:
         exploration: float = 0.0,
         exploration_cap: int | None = None,
         judge: Judge | None = None,
+        experience: Callable[[], Experience | None] = lambda: None,
         trace: Callable[[str], str] | None = None,
     ) -> None:
         self._codec = codec
@@ -71,6 +74,7 @@ class ClassifierStage:
         self._exploration = exploration
         self._exploration_cap = exploration_cap
         self._judge = judge
+        self._experience = experience
         self._trace = trace
         self._slips: dict[tuple[int, str, str, int, tuple[tuple[str, ...], ...]], tuple[Slip, bytes]] = {}
 
@@ -120,6 +124,10 @@ class ClassifierStage:
 
     def _judge_all(self, arrivals: Sequence[Arrival]) -> None:
         """Ask the trained model about all requests that will be decided, in one pass."""
+        experience = self._experience()
+        if experience is not None:  # the state that the judge's heads are of: nothing is awaited between the two
+            for arrival in arrivals:
+                arrival.experience = experience
         if self._judge is None:
             return
         asked = [(each, each.asked.text) for each in arrivals if each.asked is not None and _to_judge(each)]
@@ -172,6 +180,7 @@ class ClassifierStage:
                 exploration=self._exploration,
                 exploration_cap=self._exploration_cap,
                 judged=arrival.judged,
+                experience=arrival.experience,
             )
         except NoRouteError as error:
             return self._end(record, arrival, context, view, error.status, error.code, str(error))

@@ -37,7 +37,7 @@ from streams.clients import admin_client
 from streams.faults import Fault
 from streams.records import TP
 from streams.runtime import Platform, find_platform
-from streams.topics import REGISTRY, REQUESTS, Topic
+from streams.topics import LEARNED, REGISTRY, REQUESTS, Topic
 from tests.faults.oracle import Evidence, Sent, Sorted, judge
 from tests.faults.provider import Provider, Trick, prompt
 from tests.faults.reading import QUIET, Tail, committed, ends, read_all, tailing
@@ -144,7 +144,7 @@ class World:
 
     @property
     def partitions(self) -> list[TP]:
-        """All partitions of all topics but the registry's."""
+        """All partitions of all topics of the flow."""
         return partitions_of(self.topics, self.platform)
 
     # -- processes -----------------------------------------------------------------------------------------------------
@@ -425,20 +425,20 @@ def partitions_of(topics: Sequence[Topic], platform: Platform) -> list[TP]:
     return [
         TP(platform.names.topic(topic.name), number)
         for topic in topics
-        if topic.name != REGISTRY
+        if topic.name not in {REGISTRY, LEARNED}  # no records of the flow
         for number in range(topic.partitions)
     ]
 
 
 @asynccontextmanager
 async def open_world(
-    bootstrap: str, state_url: str, provider: Provider, folder: Path, **sections: Any
+    bootstrap: str, state_url: str, provider: Provider, folder: Path, *, rules: Path = CATALOGUE, **sections: Any
 ) -> AsyncIterator[World]:
     """Topics, rules and a reader under a new prefix; agents are started by the case."""
     prefix = f"f{uuid.uuid4().hex[:6]}-"
     settings = faulty_settings(bootstrap, state_url, provider.base_url, prefix, **sections)
     platform = await find_platform(settings)
-    catalogue = load_catalogue(CATALOGUE, retention=settings.topics.retention)
+    catalogue = load_catalogue(rules, retention=settings.topics.retention)
     topics = topics_of(catalogue, settings.topics)
     await create_topics(platform.connection, topics, platform.names, settings.topics, kind=platform.capabilities.kind)
     async with snapshot_log(platform) as log:
