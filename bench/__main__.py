@@ -13,13 +13,16 @@ NAMES: Final = {
     "inflight": "1,000 calls of a second in flight in one worker",
     "idle": "what agents use when nothing is to be done",
     "memory": "memory with 10,000 requests queued, beside 100",
+    "modes": "a hop in exactly-once beside at-least-once and bare copy loops",
+    "fencing": "what two remedies against zombies cost",
+    "fencing_faults": "the same two under aimed faults",
     "hotspots": "where the CPU time goes in each agent",
 }
 
 
 def main() -> None:
     """Command line."""
-    listed = "\n".join(f"  {name:10} {what}" for name, what in NAMES.items())
+    listed = "\n".join(f"  {name:14} {what}" for name, what in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=f"{(__doc__ or '').strip()}\n\n{listed}",

@@ -131,6 +131,7 @@ async def open_house(
     model_latency: timedelta = timedelta(0),
     loop: Mapping[str, Any] | None = None,
     segment_age: timedelta = timedelta(seconds=10),
+    nodes: int = 1,
 ) -> AsyncIterator[House]:
     """Start servers, make topics, publish a catalogue; agents are started by whoever measures them.
 
@@ -141,13 +142,15 @@ async def open_house(
         model_latency: How long the model double takes.
         loop: Changes to the loop's settings.
         segment_age: After which the archive seals a segment: short, so that sealing is part of a measurement.
+        nodes: Nodes of Apache Kafka; of three, everything is on all of them and acknowledged by two.
     """
     folder = folder / broker.value
     async with AsyncExitStack() as stack:
         servers: dict[str, int] = {}
         if broker is BrokerChoice.KAFKA:
-            cluster = await stack.enter_async_context(KafkaCluster())
-            bootstrap, servers["broker"] = cluster.bootstrap, cluster.pid(1)
+            cluster = await stack.enter_async_context(KafkaCluster(nodes=nodes))
+            bootstrap = cluster.bootstrap
+            servers |= {f"broker {node}": cluster.pid(node) for node in range(1, nodes + 1)}
         else:
             embedded = await stack.enter_async_context(EmbeddedBroker(work_dir=folder))
             bootstrap, servers["broker"] = embedded.address, embedded.pid
@@ -161,6 +164,8 @@ async def open_house(
         settings = with_section(settings, "worker", endpoints={ENDPOINT: EndpointSettings(base_url=url)})
         settings = with_section(settings, "archive", directory=folder / "archive", segment_age=segment_age)
         settings = with_section(settings, "loop", **(loop or {}))
+        if nodes > 1:
+            settings = with_section(settings, "topics", replication=nodes, min_insync=nodes - 1)
         platform = await find_platform(settings)
         rules = load_catalogue(catalogue, retention=settings.topics.retention)
         topics = topics_of(rules, settings.topics)

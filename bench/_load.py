@@ -53,6 +53,7 @@ class Ran:
     wall_s: float
     p50_ms: float
     p99_ms: float
+    longest_ms: float = 0.0
 
     @property
     def per_second(self) -> float:
@@ -168,7 +169,14 @@ class _Client:
         cuts = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [0.0] * 99
         wall = (self._last if latencies else time.monotonic()) - began
         self._sent.clear()
-        return Ran(sent=count, missing=missing, wall_s=wall, p50_ms=cuts[49], p99_ms=cuts[98])
+        return Ran(
+            sent=count,
+            missing=missing,
+            wall_s=wall,
+            p50_ms=cuts[49],
+            p99_ms=cuts[98],
+            longest_ms=max(latencies, default=0.0),
+        )
 
     def _send(self, count: int, rate: float, began: float) -> None:
         for number in range(count):

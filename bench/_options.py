@@ -31,6 +31,7 @@ class Options:
         seconds: Length of one measurement.
         warm_s: Load before the first one: a cold JVM takes some 20 s until its numbers stand.
         scale: Share of the records of benchmarks that count records instead of seconds.
+        nodes: Nodes of Apache Kafka, 1 or 3; with three, everything is on three of them and acknowledged by two.
     """
 
     folder: Path
@@ -38,10 +39,16 @@ class Options:
     seconds: float = 20.0
     warm_s: float = 20.0
     scale: float = 1.0
+    nodes: int = 1
 
     def records(self, count: int) -> int:
         """How many records to use where ``count`` are the full measure."""
         return max(20, int(count * self.scale))
+
+    @property
+    def cluster(self) -> str:
+        """The cluster in words, for titles."""
+        return "one node" if self.nodes == 1 else "three nodes, acknowledged by two at least"
 
 
 Bench = Callable[[Options], Awaitable[None]]
@@ -49,7 +56,9 @@ Bench = Callable[[Options], Awaitable[None]]
 
 def quick(options: Options) -> Options:
     """Long enough to see that everything works; the numbers say nothing."""
-    return Options(folder=options.folder, brokers=options.brokers, seconds=2.0, warm_s=1.0, scale=0.02)
+    return Options(
+        folder=options.folder, brokers=options.brokers, seconds=2.0, warm_s=1.0, scale=0.02, nodes=options.nodes
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--broker", nargs="+", choices=[each.value for each in BROKERS], help="only on these brokers")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of one measurement (default 20)")
     parser.add_argument("--warm", type=float, default=20.0, help="seconds of load before the first one (default 20)")
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="nodes of Apache Kafka (default 1)")
     parser.add_argument("--quick", action="store_true", help="a look at whether it works; the numbers say nothing")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the logs of what is started there")
 
@@ -64,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def options_of(given: argparse.Namespace, folder: Path) -> Options:
     """Options from parsed arguments."""
     brokers = tuple(BrokerChoice(name) for name in given.broker) if given.broker else BROKERS
-    options = Options(folder=folder, brokers=brokers, seconds=given.seconds, warm_s=given.warm)
+    options = Options(folder=folder, brokers=brokers, seconds=given.seconds, warm_s=given.warm, nodes=given.nodes)
     return quick(options) if given.quick else options
 
 

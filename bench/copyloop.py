@@ -81,7 +81,7 @@ async def run_copy(
     """
     run = uuid.uuid4().hex[:8]
     source, target = f"copy-in-{run}", f"copy-out-{run}"
-    await _create(bootstrap, source, target)
+    await create(bootstrap, source, target)
     warm = int(rate * WARM_UP_S)
     total = FLAT_OUT_RECORDS if not rate else warm + int(rate * seconds)
     load = await asyncio.create_subprocess_exec(
@@ -90,8 +90,8 @@ async def run_copy(
     )  # fmt: skip
     if load.stdout is None or load.stdin is None:
         raise RuntimeError("no pipes to the load process")
-    meter = _Meter(total, warm)
-    hop = _sink_hop if via == "sink" else _aiokafka_hop
+    meter = Meter(total, warm)
+    hop = sink_hop if via == "sink" else aiokafka_hop
     try:
         if not rate:
             await load.stdout.readline()  # all records are there
@@ -121,7 +121,7 @@ async def run_copy(
     )
 
 
-class _Meter:
+class Meter:
     """CPU and wall time between the end of the warm-up and the last record."""
 
     def __init__(self, total: int, warm: int) -> None:
@@ -133,6 +133,7 @@ class _Meter:
         self.cpu_s = self.wall_s = 0.0
 
     def start(self) -> None:
+        """Begin at once where there is no warm-up."""
         if not self._warm:
             self._begin = (time.process_time(), time.monotonic(), 0)
 
@@ -163,14 +164,14 @@ class _Ready:
         del partitions, lost
 
 
-async def _sink_hop(
+async def sink_hop(
     bootstrap: str,
     mode: DeliveryMode,
     source_topic: str,
     target: str,
     linger: timedelta,
     kind: BrokerKind,
-    meter: _Meter,
+    meter: Meter,
     ready: asyncio.Event,
 ) -> None:
     connection = KafkaConnection.at(bootstrap)
@@ -211,14 +212,14 @@ async def _sink_hop(
         await source.stop()
 
 
-async def _aiokafka_hop(
+async def aiokafka_hop(
     bootstrap: str,
     mode: DeliveryMode,
     source_topic: str,
     target: str,
     linger: timedelta,
     kind: BrokerKind,
-    meter: _Meter,
+    meter: Meter,
     ready: asyncio.Event,
 ) -> None:
     group = f"g-{source_topic}"
@@ -266,11 +267,12 @@ async def _aiokafka_hop(
         await consumer.stop()
 
 
-async def _create(bootstrap: str, *topics: str) -> None:
+async def create(bootstrap: str, *topics: str, replication: int = 1) -> None:
+    """Make topics."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        await admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in topics])
+        await admin.create_topics([NewTopic(topic, PARTITIONS, replication) for topic in topics])
     finally:
         await admin.close()
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bench import copyloop
-from bench._chain import open_chain
+from bench._chain import Via, open_chain
 from bench._house import FLOW, open_house, warm_up
 from bench._load import Job, Ran, open_load
 from bench._meters import CpuMeter, Usage
@@ -38,15 +37,15 @@ class Latency:
 
 
 async def measure(
-    broker: BrokerChoice, options: Options, floors: Sequence[copyloop.Via] = ("aiokafka", "sink")
+    broker: BrokerChoice, options: Options, floors: Sequence[Via] = (Via.AIOKAFKA, Via.SINK)
 ) -> list[Latency]:
     """The floors, and then the path, on a broker."""
     rows = []
-    async with open_house(broker, options.folder) as house:
+    async with open_house(broker, options.folder, nodes=options.nodes) as house:
         for via in floors:
             async with open_chain(house, HOPS, via) as (job, pids):
                 ran, usage = await _run(job, pids, options)
-            what = f"{HOPS} bare hops, " + ("aiokafka" if via == "aiokafka" else "this project's client")
+            what = f"{HOPS} bare hops, " + ("aiokafka" if via is Via.AIOKAFKA else "this project's client")
             rows.append(Latency(broker=broker, what=what, ran=ran, cpu_s_per_1000=1000 * usage.of("hop") / ran.sent))
         await house.start_all()
         job = Job(bootstrap=house.bootstrap, into="requests", outof=["results"], fetch_wait_ms=house.fetch_wait_ms)
@@ -74,7 +73,8 @@ async def main(options: Options) -> None:
             [COMMIT[row.broker], row.what, row.ran.p50_ms, row.ran.p99_ms, times, row.cpu_s_per_1000, row.ran.missing]
         )
     show(
-        f"Latency at {RATE:g}/s, {options.seconds:g} s after {options.warm_s:g} s of load; goal: {GOAL:g} x aiokafka",
+        f"Latency at {RATE:g}/s, {options.cluster}, {options.seconds:g} s after {options.warm_s:g} s of load; "
+        f"goal: {GOAL:g} x aiokafka",
         ["broker", "what", "p50 ms", "p99 ms", "x aiokafka, p50 / p99", "CPU s per 1,000", "missing"],
         cells,
         "CPU: the hops' processes; for the path classifier, workers and guardrail.",

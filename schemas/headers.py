@@ -5,8 +5,9 @@ the trace, and ``tierflow.*`` else. The table in ``TABLE`` is the contract; docs
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from schemas.enums import DataClass
 from schemas.errors import InvalidRequestError
@@ -136,8 +137,7 @@ def propagate(headers: RawHeaders) -> list[Header]:
     return [pair for pair in headers if pair[0] in PROPAGATED]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class Context(Struct, frozen=True, kw_only=True):
     """What travels with a request over all hops."""
 
     request_id: str

@@ -1,4 +1,4 @@
-"""An in-memory log with the loop's source and sink over it: the fake that goes with the ports of ``streams.loop``.
+"""An in-memory log with the loop's source and sink over it: the fake that goes with ``streams.ports``.
 
 It keeps what matters for the loop (offsets, groups, metadata, all-or-nothing commits, rebalances, refusals) and is
 shipped so that stages can be tested without a broker. It is no broker: nothing is durable and nobody else can join.

@@ -9,10 +9,11 @@ from typing import TypeVar
 
 from schemas.ports import Clock
 from schemas.settings import Settings
-from streams import loop as loops
+from streams import ports
 from streams.committer import Sink
 from streams.connection import KafkaConnection
 from streams.effects import Stage
+from streams.loop import Loop
 from streams.probe import Capabilities, probe
 from streams.sink import AtLeastOnceSink, TransactionalSink
 from streams.source import Listener, Source
@@ -59,7 +60,7 @@ async def find_platform(settings: Settings) -> Platform:
 
 def link(
     platform: Platform, *, stage: str, inputs: Sequence[str], instance: str
-) -> Callable[[Listener], tuple[loops.Source, Sink]]:
+) -> Callable[[Listener], tuple[ports.Source, Sink]]:
     """Source and sink of a stage, for ``Loop``.
 
     Args:
@@ -70,7 +71,7 @@ def link(
     """
     group = platform.names.group(stage)
 
-    def make(listener: Listener) -> tuple[loops.Source, Sink]:
+    def make(listener: Listener) -> tuple[ports.Source, Sink]:
         source = Source(
             platform.connection,
             group=group,
@@ -93,9 +94,9 @@ def make_loop(
     clock: Clock,
     instance: str,
     telemetry: Telemetry | None = None,
-) -> "loops.Loop[R]":
+) -> Loop[R]:
     """The loop that runs ``stage``."""
-    return loops.Loop(
+    return Loop(
         stage=stage,
         link=link(platform, stage=stage.name, inputs=stage.inputs, instance=instance),
         names=platform.names,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import duckdb
+import msgspec
 import orjson
 
 from schemas.errors import ConfigurationError
@@ -247,7 +248,7 @@ def row_of(event: ProvenanceEvent, emitted: Sequence[Any]) -> bytes:
         event: The event.
         emitted: Values for ``EMITTED``, in that order.
     """
-    return orjson.dumps(event)[:-1] + b"," + orjson.dumps(dict(zip(EMITTED, emitted, strict=True)))[1:]
+    return msgspec.json.encode(event)[:-1] + b"," + orjson.dumps(dict(zip(EMITTED, emitted, strict=True)))[1:]
 
 
 def _cut_broken_tail(path: Path) -> None:

@@ -7,9 +7,10 @@ restart finds again what is in flight.
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Final
+
+from msgspec.structs import asdict
 
 from agents.monitor.core import Ledger, Offence
 from schemas.catalogue import Catalogue

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from agents.results import end_request
 from agents.worker import core, outcome

@@ -100,13 +100,20 @@ class CopyStage:
 class Bench:
     """A log, a stage and the loop over it."""
 
-    def __init__(self, stage: CopyStage, partitions: int = 1, settings: LoopSettings = SETTINGS) -> None:
+    def __init__(
+        self,
+        stage: CopyStage,
+        partitions: int = 1,
+        settings: LoopSettings = SETTINGS,
+        clock: FakeClock | None = None,
+    ) -> None:
         self.log = MemoryLog()
         self.log.create("in", partitions, [GROUP])
         self.log.create("out", 1)
         self.log.create("dead-letters.copy", partitions)
         self.stage = stage
         self.settings = settings
+        self.clock = clock or FakeClock(1_000_000)
         self.sink = MemorySink(self.log, GROUP)
         self.loop = self.make_loop()
         self.stop = asyncio.Event()
@@ -118,7 +125,7 @@ class Bench:
             names=Names(),
             rules=lambda: "rules",
             settings=self.settings,
-            clock=FakeClock(1_000_000),
+            clock=self.clock,
         )
 
     def link(self, listener: Listener) -> tuple[MemorySource, MemorySink]:
@@ -304,8 +311,7 @@ async def test_drain_finishes_what_runs_and_leaves_what_was_not_started():
 
 async def test_drain_gives_up_after_the_grace():
     settings = SETTINGS.model_copy(update={"drain_grace": timedelta(milliseconds=20)})
-    bench = Bench(CopyStage(2), settings=settings)
-    bench.loop._clock = _RealTime()
+    bench = Bench(CopyStage(2), settings=settings, clock=_RealTime())
     bench.send(b"slow")
     async with bench.running():
         while not bench.stage.active:
@@ -355,10 +361,9 @@ async def test_ten_thousand_queued_requests_stay_within_the_bound():
 
 
 async def test_a_partition_whose_head_is_not_due_is_left_alone_and_others_go_on(monkeypatch):
-    monkeypatch.setattr("streams.loop.LOOK", timedelta(milliseconds=5))
-    bench = Bench(CopyStage(), partitions=2)
+    monkeypatch.setattr("streams.polling.LOOK", timedelta(milliseconds=5))
     clock = FakeClock(1_000_000)
-    bench.loop._clock = bench.loop._committer._clock = clock
+    bench = Bench(CopyStage(), partitions=2, clock=clock)
     bench.send(b"a", b"due 1002000", b"b", b"due 1003000", b"c")
     bench.send(b"d", partition=1)
     async with bench.running():

@@ -139,7 +139,7 @@ async def play(concurrency: int, actions: list[tuple[Any, ...]]) -> tuple[Memory
 def looks_often() -> Iterator[None]:
     """At partitions whose head is not due."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streams.loop.LOOK", timedelta(milliseconds=1))
+        patch.setattr("streams.polling.LOOK", timedelta(milliseconds=1))
         yield
 
 
