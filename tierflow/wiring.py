@@ -28,6 +28,7 @@ from tierflow.event_loop import settle_memory
 from tierflow.reach import longest_deadline, topics_of
 
 if TYPE_CHECKING:
+    from agents.classifier.intake import SecondOpinion
     from agents.classifier.judge import Judge
     from agents.learner.published import LearnedHolder
     from agents.liveness import LiveTiers
@@ -202,6 +203,7 @@ async def _stage(
         exploration_cap=settings.classifier.exploration_cap_micros,
         judge=_judge_with(trained_judge(settings.classifier, catalogue), learnt),
         experience=(lambda: None) if learnt is None else (lambda: learnt.experience),
+        second=_second(settings, parts),
         trace=telemetry.root_traceparent if telemetry.enabled else None,
     )
 
@@ -274,6 +276,18 @@ def _judge_with(judge: "Judge | None", learnt: "LearnedHolder | None") -> "Judge
     from agents.classifier.learning.judging import JudgeWithHeads
 
     return JudgeWithHeads(judge, lambda: learnt.state)
+
+
+def _second(settings: Settings, parts: AsyncExitStack) -> "SecondOpinion | None":
+    """The stage that asks a language model; None where settings name none."""
+    if not settings.classifier.llm.model:
+        return None
+    from agents.classifier.llm import LlmStage
+    from agents.worker.providers import LocalProviders
+
+    providers = LocalProviders(settings.worker)
+    parts.push_async_callback(providers.close)
+    return LlmStage(settings.classifier.llm, providers.of, SystemClock())
 
 
 def _signals(live: "LiveTiers") -> "Callable[[], Signals]":

@@ -9,6 +9,7 @@ from agents.classifier.experience import Experience, Lesson
 from agents.classifier.features import CONFIDENCE, Features, extract, surface_class
 from agents.classifier.filters import Candidate, Need, weigh
 from agents.classifier.judged import MODEL, Judged, trust_in
+from agents.classifier.opinion import Opinion
 from agents.classifier.prompt import Asked
 from agents.classifier.views import PlanView, Why, views
 from agents.signals import Signals
@@ -144,6 +145,7 @@ def decide(
     exploration_cap: int | None = None,
     judged: Judged | None = None,
     experience: Experience | None = None,
+    opinion: Opinion | None = None,
 ) -> Choice:
     """Choose a plan.
 
@@ -158,6 +160,7 @@ def decide(
         exploration_cap: Micro-units that trying a candidate may cost more than the best one; None for no cap.
         judged: What the trained model says of the text; None where it was not asked or did not answer in time.
         experience: What was learnt from outcomes; None where that doesn't count.
+        opinion: What a language model says of it; None where none was asked.
 
     Raises:
         DeniedError: The tenant is not known.
@@ -168,6 +171,8 @@ def decide(
         raise DeniedError(f"tenant {context.tenant} is not known (snapshot {snapshot.number})")
     features = extract(asked.text)
     acting = judged if judged is not None and judged.applied else None
+    if opinion is not None:
+        acting = opinion.over(acting)
     guess = classify(asked, features, snapshot, matched, acting)
     route, guess = route_of(asked, context, guess, snapshot, experience)
     trust = trust_in(acting, guess.confidence) if acting is not None and guess.stage == acting.stage else 1.0
@@ -231,6 +236,7 @@ def decide(
         signals=signals.to_json(
             judged.told() if judged is not None else None,
             lesson.told() if lesson is not None and experience is not None and experience.version else None,
+            opinion.told() if opinion is not None else None,
         ),
         policy_hash=snapshot.policy_hash,
         registry_number=snapshot.number,

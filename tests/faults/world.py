@@ -172,7 +172,9 @@ class World:
         chosen = settings or self.settings
         (program,) = programs(
             [(AgentKind(kind), (tier or "fast") if kind == "worker" else "", 1)],
-            environment=lambda which, _: environment_of(chosen, endpoints=which is AgentKind.WORKER),
+            environment=lambda which, _: environment_of(
+                chosen, endpoints=which is AgentKind.WORKER or bool(chosen.classifier.llm.model)
+            ),
             logs=self.folder,
             identity=name,
             log_level="info",
