@@ -23,12 +23,12 @@ from agents.classifier.prompt import look_through
 from agents.classifier.stage import ClassifierStage
 from agents.signals import NO_SIGNALS
 from registry.snapshot import Snapshot
-from schemas.catalogue import Route, RouteWhen, Tenant
+from schemas.catalogue import Pattern, Plan, Route, RouteWhen, Tenant
 from schemas.enums import TaskClass
 from schemas.fakes import MemoryState
 from schemas.flow import Assignment, Decision
 from streams.receiver import Receiver
-from tests.agents.deciding import CODEC, MODELS, NOW_MS, context, record, request, snapshot
+from tests.agents.deciding import CODEC, MODELS, NOW_MS, PLANS, context, record, request, snapshot, step
 from tests.agents.test_classifier_stage import run
 
 RULES = snapshot(routes=(Route(id="all", plans=("best", "cheap"), cost_weight=0.05),))
@@ -93,6 +93,19 @@ def test_good_news_of_a_cheaper_model_counts_only_as_far_as_it_is_sure():
     many = Experience(version="v", counters=counted("small@1", 1.0, 300, 0.45))
     assert told(choice(few).decision)["good"]["small@1"][1] == 0.45
     assert told(choice(many).decision)["good"]["small@1"][1] > 0.9
+
+
+def test_a_class_that_is_hard_for_one_model_is_not_held_to_be_easy_for_a_cheaper_one():
+    """Nobody rated small@1; middle@1 turned out bad at questions."""
+    routes = (Route(id="all", plans=("best", "middling", "cheap"), cost_weight=0.05),)
+    middling = Plan(id="middling", pattern=Pattern.ROUTER, steps=(step("balanced", "middle"),))
+    rules = snapshot(routes=routes, plans=(*PLANS, middling))
+    hard = Experience(version="v", counters=counted("middle@1", 0.0, 20, 0.62))
+    good = told(choice(hard, rules).decision)["good"]
+    assert good["middle@1"][1] < good["small@1"][1] < 0.45 - 0.2
+    assert good["large@1"] == [0.85, 0.85], "the dearest is not doubted for it"
+    easy = Experience(version="v", counters=counted("middle@1", 1.0, 20, 0.62))
+    assert told(choice(easy, rules).decision)["good"]["small@1"] == [0.45, 0.45], "good news of others leads nowhere"
 
 
 def test_a_cold_start_that_knows_nothing_goes_up():

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from agents.classifier.learning.counters import ANY
 from agents.classifier.learning.state import State
 from agents.learner.published import LAST, newest
 from streams.errors import TopicMissingError
@@ -58,7 +59,7 @@ def _told(state: State) -> dict[str, Any]:
                 "expected": round(count.base / count.all, 3),
             }
             for cell, count in state.counters
-            if len(cell) == _OF_A_CLASS and count.all > 0
+            if len(cell) == _OF_A_CLASS and cell[0] != ANY and count.all > 0
         ],
         "routes": [
             {

@@ -2,8 +2,8 @@
 
 A cell holds by how much answers were better than expected. One that has seen little says what the cell above it says:
 a tenant's domain of a class rests on that class and domain of all tenants, that on the class, that on the model, that
-on what was expected. So a new tenant starts with what is known of all, and what was expected of each single request
-stays.
+on what other models did in the class, that on what was expected. So a new tenant starts with what is known of all, a
+model that nobody rated yet with how hard a class turned out for others, and what was expected of each request stays.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agents.classifier.learning.credit import spread
-from agents.classifier.learning.outcomes import PRIOR, Outcome, weight_of
+from agents.classifier.learning.outcomes import PRIOR, Decided, Outcome, weight_of
 from schemas.enums import TaskClass
 
 STRENGTH: Final = 12.0
@@ -23,6 +23,8 @@ FORGET: Final = 0.999
 MOST_CELLS: Final = 5_000
 """Cells kept; beyond them those that saw least are let go."""
 
+ANY: Final = "*"
+"""Stands for all models in the name of a cell."""
 _OF_TENANT: Final = 5
 """Length of the name of a tenant's cell."""
 
@@ -42,6 +44,9 @@ class Count:
     good: float = 0.0
     base: float = 0.0
     all: float = 0.0
+
+
+_NOTHING: Final = Count()
 
 
 @dataclass(slots=True)
@@ -66,7 +71,7 @@ class Counters:
             weight, good = weight - before, good - before * outcome.earlier[0]
         base = self.base(decided.model, decided.task_class, decided.bases.get(decided.model))
         keep = FORGET**outcome.weight if outcome.earlier is None else 1.0
-        for cell in _cells(decided.model, decided.task_class, decided.domain, decided.tenant):
+        for cell in ((ANY, decided.task_class.value), *_cells_of(decided)):
             count = self._cells.setdefault(cell, Count())
             count.all = max(0.0, count.all * keep + weight)
             count.good = min(max(0.0, count.good * keep + good), count.all)
@@ -95,13 +100,22 @@ class Counters:
                 prior, a guess that gives way to what was seen.
         """
         base = self.base(model, task_class, expected)
-        found = 0.0 if expected is not None else base
+        found = self._of_others(model, task_class) if expected is not None else base
         for cell in _cells(model, task_class, domain, tenant):
             count = self._cells.get(cell)
             if count is not None:
                 seen = count.good - count.base if expected is not None else count.good
                 found = (seen + STRENGTH * found) / (count.all + STRENGTH)
         return min(max(base + found, 0.0), 1.0) if expected is not None else found
+
+    def _of_others(self, model: str, task_class: TaskClass) -> float:
+        """By how much answers of other models in a class were better than expected."""
+        everybody = self._cells.get((ANY, task_class.value))
+        if everybody is None:
+            return 0.0
+        own = self._cells.get((model, task_class.value), _NOTHING)
+        better = everybody.good - everybody.base - (own.good - own.base)
+        return better / (max(everybody.all - own.all, 0.0) + STRENGTH)
 
     def seen(self, model: str, task_class: TaskClass) -> float:
         """Weight of the outcomes of a model in a class."""
@@ -127,6 +141,10 @@ class Counters:
         by_worth = sorted(self._cells, key=lambda cell: (len(cell) < _OF_TENANT, self._cells[cell].all))
         for cell in by_worth[: MOST_CELLS // 4]:
             del self._cells[cell]
+
+
+def _cells_of(decided: Decided) -> tuple[Cell, ...]:
+    return _cells(decided.model, decided.task_class, decided.domain, decided.tenant)
 
 
 def _cells(model: str, task_class: TaskClass, domain: str, tenant: str) -> tuple[Cell, ...]:
