@@ -25,7 +25,7 @@ class Decision(Struct, frozen=True):
     confidence: float
     """Confidence in the chosen candidate, 0 to 1."""
     stage: str
-    """Which stage settled the class: hint, rule, surface, model, llm."""
+    """Which stage settled the class: hint, rule, surface, model."""
     classifier_version: str
     """Version (and weights checksum) of the classifier."""
     feature_hash: str
