@@ -10,7 +10,7 @@ as long to make.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from textwrap import indent
 from typing import Any, Final, get_type_hints
@@ -76,6 +76,55 @@ def _straight_doubles(general: Read) -> Read:
     return read
 
 
+def _straight_longs(general: Read) -> Read:
+    """As ``_straight_texts``."""
+
+    def read(data: bytes, position: int) -> tuple[Any, int]:
+        count = data[position]
+        if not count:
+            return (), position + 1
+        if count & 129:
+            return general(data, position)
+        start = position
+        position += 1
+        values = []
+        for _ in range(count >> 1):
+            n = data[position]
+            if n < 128:
+                values.append((n >> 1) ^ -(n & 1))
+                position += 1
+            else:
+                value, position = _long(data, position)
+                values.append(value)
+        return (tuple(values), position + 1) if data[position] == 0 else general(data, start)
+
+    return read
+
+
+def _straight_map_of_doubles(general: Read) -> Read:
+    """As ``_straight_texts``."""
+
+    def read(data: bytes, position: int) -> tuple[Any, int]:
+        count = data[position]
+        if not count:
+            return {}, position + 1
+        if count & 129:
+            return general(data, position)
+        start = position
+        position += 1
+        values = {}
+        for _ in range(count >> 1):
+            length = data[position]
+            if length & 129:
+                return general(data, start)
+            end = position + 1 + (length >> 1)
+            values[data[position + 1 : end].decode()] = _unpack_double(data, end)[0]
+            position = end + 8
+        return (values, position + 1) if data[position] == 0 else general(data, start)
+
+    return read
+
+
 _TEXT = """\
 n = data[p]
 p += 1
@@ -121,6 +170,14 @@ _SCALARS: Final[Mapping[str, str]] = {
 }
 
 
+_STRAIGHT: Final[Mapping[tuple[str, str], Callable[[Read], Read]]] = {
+    ("array", "string"): _straight_texts,
+    ("array", "double"): _straight_doubles,
+    ("array", "long"): _straight_longs,
+    ("map", "double"): _straight_map_of_doubles,
+}
+
+
 class _Straight:
     """The text of a class's straight function, and the names that it uses."""
 
@@ -141,10 +198,9 @@ class _Straight:
             self.names[f"members_{name}"] = {2 * index: member for index, member in enumerate(members)}
             return _TABLE.format(to=to, table=f"members_{name}")
         read = reader_of(schema, self._hints[name], _compile)
-        if schema["type"] == "array" and schema["items"] == "string":
-            read = _straight_texts(read)
-        elif schema["type"] == "array" and schema["items"] == "double":
-            read = _straight_doubles(read)
+        straight = _STRAIGHT.get((schema["type"], str(schema.get("items") or schema.get("values"))))
+        if straight is not None:
+            read = straight(read)
         self.names[f"read_{name}"] = read
         return f"{to}, p = read_{name}(data, p)"
 

@@ -12,6 +12,7 @@ Strict by construction: a class whose fields are not exactly those of the schema
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -83,6 +84,9 @@ def _bytes(value: bytes) -> bytes:
     return LONGS[len(value)] + bytes(value)
 
 
+_key = lru_cache(maxsize=1024)(_text)
+_FEW = 8
+
 _SCALARS: Mapping[str, Write] = {
     "string": _text,
     "bytes": _bytes,
@@ -96,12 +100,20 @@ _SCALARS: Mapping[str, Write] = {
 def _array_of_text(values: Sequence[str]) -> bytes:
     if not values:
         return _END
+    # Names of plans, tiers and models come by in the same few combinations.
+    return _few_texts(values) if len(values) <= _FEW and type(values) is tuple else _texts(values)
+
+
+def _texts(values: Sequence[str]) -> bytes:
     parts = [LONGS[len(values)]]
     for value in values:
         raw = value.encode()
         parts += (LONGS[len(raw)], raw)
     parts.append(_END)
     return _join(parts)
+
+
+_few_texts = lru_cache(maxsize=4096)(_texts)
 
 
 def _array_of_double(values: Sequence[float]) -> bytes:
@@ -113,6 +125,16 @@ def _array_of(item: Write) -> Write:
         return _join((LONGS[len(values)], *map(item, values), _END)) if values else _END
 
     return write
+
+
+def _map_of_double(values: Mapping[str, float]) -> bytes:
+    if not values:
+        return _END
+    parts = [LONGS[len(values)]]
+    for key, value in values.items():
+        parts += (_key(key), _pack_double(value))
+    parts.append(_END)
+    return _join(parts)
 
 
 def _map_of(value: Write) -> Write:
@@ -161,7 +183,8 @@ def writer_of(schema: Any) -> Write:
         case "array", items:
             write_it = _array_of(writer_of(items))
         case "map", _:
-            write_it = _map_of(writer_of(schema["values"]))
+            values = schema["values"]
+            write_it = _map_of_double if values == "double" else _map_of(writer_of(values))
         case "record", _:
             write_record = _compile(schema)
             write_it = lambda value: write_record(value, b"")  # noqa: E731 - one line says it

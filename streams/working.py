@@ -151,7 +151,7 @@ class Working(Generic[R]):
             return WAIT
         except Exception as error:  # noqa: BLE001 - whatever a handler raises must end as a dead letter, not as a stall
             return self._give_up(work, view, error)
-        if isinstance(effects, Awaitable):
+        if type(effects) is not Effects and isinstance(effects, Awaitable):
             raise TierflowError(f"stage {self._stage.name} says it is synchronous and returned an awaitable")
         return effects if hop is None else _following(effects, hop)
 

@@ -340,7 +340,7 @@ def _record_id(record: InRecord) -> str:
 
 def _header(record: InRecord, name: Name) -> str:
     for key, raw in reversed(record.headers):
-        if key == name.value:
+        if key == name:
             return raw.decode("utf-8", "replace")
     return ""
 

@@ -261,7 +261,7 @@ class WorkerStage:
 
 def _header(record: InRecord, name: Name) -> str:
     for key, raw in reversed(record.headers):
-        if key == name.value:
+        if key == name:
             return raw.decode(errors="replace")
     return ""
 
