@@ -22,13 +22,24 @@ class Signals:
     budget_left_micros: int | None = None
     """What the tenant may still spend, in micro-units."""
 
-    def to_json(self, judged: Mapping[str, object] | None = None) -> str:
+    def to_json(
+        self,
+        judged: Mapping[str, object] | None = None,
+        learned: Mapping[str, object] | None = None,
+        llm: Mapping[str, object] | None = None,
+    ) -> str:
         """As JSON text with sorted keys; what was not known is left out.
 
         Args:
             judged: What the trained model said of the request, recorded with the rest.
+            learned: What outcomes taught, recorded with the rest.
+            llm: What a language model said of the request, and what asking cost, recorded with the rest.
         """
         known: dict[str, object] = {"judged": judged} if judged else {}
+        if learned:
+            known["learned"] = learned
+        if llm:
+            known["llm"] = llm
         if self.open_breakers:
             known["open_breakers"] = sorted(self.open_breakers)
         if self.live_tiers is not None:

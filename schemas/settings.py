@@ -177,6 +177,23 @@ class EndpointSettings(Section):
     max_connections: int = Field(default=1024, gt=0)
 
 
+class LlmSettings(Section):
+    """The stage of the classifier that asks a language model where the trained model is unsure."""
+
+    model: str = ""
+    """``id`` or ``id@version`` of a model of the catalogue; nobody is asked if empty."""
+    below: float = Field(default=0.7, ge=0, le=1)
+    """Confidence in the class below which it is asked."""
+    samples: int = Field(default=2, ge=1, le=5)
+    """Times that it is asked, with the classes in another order each; only what all agree on counts."""
+    time_limit: Duration = timedelta(seconds=2)
+    """For all calls of a batch together; requests of the batch wait for it."""
+    max_concurrency: int = Field(default=8, gt=0)
+    """Calls in flight in one classifier."""
+    max_chars: int = Field(default=2_000, ge=200)
+    """Characters of a request that are shown to it; of longer ones the middle is left out."""
+
+
 class ClassifierSettings(Section):
     """The deciding agent."""
 
@@ -190,6 +207,24 @@ class ClassifierSettings(Section):
     """Share of requests that try any permitted candidate, so that outcomes of the others stay known."""
     exploration_cap_micros: int | None = Field(default=None, ge=0)
     """Micro-units that such a try may cost more than the best candidate; no cap if None."""
+    llm: LlmSettings = LlmSettings()
+    learning: Literal["apply", "observe", "bypass"] = "observe"
+    """What outcomes in the flow count: decisions follow what was learnt of them, it's only recorded beside the
+    decision, or nothing is learnt."""
+
+
+class LearnerSettings(Section):
+    """The learner: what is learnt from outcomes. Whether decisions follow it says ``classifier.learning``."""
+
+    window: Duration = timedelta(days=1)
+    """How far back it reads when it starts: a rating that comes later than this after its request may find no decision
+    then. Longer takes longer to start."""
+    waiting: int = Field(default=200_000, gt=0)
+    """Requests that are remembered for words that may come; the oldest are let go."""
+    memory: int = Field(default=64 * 1024 * 1024, ge=0)
+    """Bytes of requests kept until they are rated; a rating of an older one is counted, and no head learns from it."""
+    publish_every: Duration = timedelta(seconds=5)
+    """Shortest time between two publications."""
 
 
 class WorkerSettings(Section):
@@ -269,6 +304,7 @@ class Settings(BaseSettings):
     loop: LoopSettings = LoopSettings()
     receiver: ReceiverSettings = ReceiverSettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    learner: LearnerSettings = LearnerSettings()
     worker: WorkerSettings = WorkerSettings()
     archive: ArchiveSettings = ArchiveSettings()
     monitor: MonitorSettings = MonitorSettings()

@@ -21,6 +21,8 @@ from streams.retry import RETRY_PREFIX
 from streams.topics import (
     ALERTS,
     COMPLETIONS,
+    LEARNED,
+    LEARNER,
     MONITOR,
     PROVENANCE,
     REGISTRY,
@@ -99,7 +101,8 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
     """What a principal of this role needs, and no more.
 
     Args:
-        role: A stage (``classifier``, ``worker-<tier>``, ``guardrail``, ``audit``, ``archive``, ``monitor``),
+        role: A stage (``classifier``, ``worker-<tier>``, ``guardrail``, ``audit``, ``archive``, ``monitor``,
+            ``learner``),
             ``producer`` or ``operator``.
         topics: The topic table.
         names: Physical names.
@@ -130,7 +133,7 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
     if not consumed and not read:
         known = sorted({*roles(topics), PRODUCER, OPERATOR})
         raise ConfigurationError(f"no role {role!r}: there are {', '.join(known)}")
-    if not consumed:  # no group
+    if not consumed:  # no group, and nothing that the flow acts on is written
         return _sorted(
             *_topics(names, _written_by(role, logical), Operation.WRITE, Operation.DESCRIBE),
             *_topics(names, {*read, REGISTRY}, Operation.READ, Operation.DESCRIBE),
@@ -139,7 +142,7 @@ def acls_for(role: str, topics: Sequence[Topic], names: Names) -> tuple[Acl, ...
         )
     group = names.group(role)
     rights = [
-        *_topics(names, {*consumed, REGISTRY}, Operation.READ, Operation.DESCRIBE),
+        *_topics(names, {*consumed, *read, REGISTRY}, Operation.READ, Operation.DESCRIBE),
         *_topics(names, consumed, Operation.DESCRIBE_CONFIGS),  # a start checks what its topics keep
         *_topics(names, _written_by(role, logical), Operation.WRITE, Operation.DESCRIBE),
         Acl(Resource.GROUP, group, Operation.READ),
@@ -227,6 +230,7 @@ def _written_by(role: str, topics: Sequence[str]) -> set[str]:
         "guardrail": {*tiers, *retries, RESULTS},
         "audit": {PROVENANCE},
         MONITOR: {ALERTS},
+        LEARNER: {LEARNED},
     }.get(kind, set())
     return written | ({dead_letter_topic(kind)} if kind in STAGES else set())
 

@@ -63,6 +63,14 @@ class LogReader:
             raise BrokerUnavailableError(str(error)) from error
         return found
 
+    async def begins(self) -> Mapping[TP, int]:
+        """Offsets of the first records that are still there, asked now."""
+        try:
+            found: Mapping[TP, int] = await self._consumer.beginning_offsets(list(self._partitions))
+        except KafkaError as error:
+            raise BrokerUnavailableError(str(error)) from error
+        return found
+
     async def position(self, tp: TP) -> int:
         """The next offset that will be read."""
         found: int = await self._consumer.position(tp)

@@ -170,6 +170,22 @@ class KafkaSnapshotLog:
             raise self._silent(f"read {self._tp.topic} from {position}") from error
         return entries
 
+    async def last(self, count: int = 1) -> Sequence[LogEntry]:
+        """The last records, at least ``count`` of them where there are so many.
+
+        Raises:
+            DeliveryError: As ``read`` does.
+        """
+        try:
+            async with asyncio.timeout(self._limit_s):
+                ends = await self._started().end_offsets([self._tp])
+                begins = await self._started().beginning_offsets([self._tp])
+        except KafkaError as error:
+            raise self._translated(error) from error
+        except TimeoutError as error:
+            raise self._silent(f"read the end of {self._tp.topic}") from error
+        return await self.read(max(begins[self._tp], ends[self._tp] - count))
+
     async def poll(self, position: int, wait: timedelta) -> Sequence[LogEntry]:
         """Records from an offset on, waiting for the first of them; empty when none came.
 

@@ -15,11 +15,13 @@ PROVENANCE: Final = "provenance"
 REGISTRY: Final = "registry"
 FEEDBACK: Final = "feedback"
 ALERTS: Final = "alerts"
+LEARNED: Final = "learned"
 TIER_PREFIX: Final = "tier."
 DEAD_LETTERS: Final = "dead-letters."
 
 ARCHIVE: Final = "archive"
 MONITOR: Final = "monitor"
+LEARNER: Final = "learner"
 STAGES: Final = ("classifier", "worker", "guardrail", "audit")
 """Stages that have a dead-letter topic."""
 
@@ -98,6 +100,7 @@ def table(settings: TopicSettings, tiers: tuple[str, ...], intake: tuple[str, ..
             partitions=n,
             retention=keep,
             consumers=(worker_name(tier), "audit"),
+            readers=(MONITOR, LEARNER),
         )
         for tier in tiers
     ]
@@ -122,7 +125,13 @@ def table(settings: TopicSettings, tiers: tuple[str, ...], intake: tuple[str, ..
             consumers=("guardrail", "audit"),
         ),
         Topic(
-            name=RESULTS, record="result", key="as the request's", partitions=n, retention=keep, consumers=("audit",)
+            name=RESULTS,
+            record="result",
+            key="as the request's",
+            partitions=n,
+            retention=keep,
+            consumers=("audit",),
+            readers=(MONITOR, LEARNER),
         ),
         Topic(
             name=PROVENANCE,
@@ -140,7 +149,17 @@ def table(settings: TopicSettings, tiers: tuple[str, ...], intake: tuple[str, ..
             partitions=n,
             retention=keep,
             consumers=("audit",),
-            readers=(),
+            readers=(LEARNER,),
+        ),
+        Topic(
+            name=LEARNED,
+            record="what was learnt (JSON)",
+            key="catalogue",
+            partitions=1,
+            retention=None,
+            consumers=(),
+            readers=(LEARNER, "classifier"),
+            cleanup=Cleanup.COMPACT,
         ),
         Topic(
             name=ALERTS,

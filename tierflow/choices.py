@@ -12,6 +12,7 @@ class AgentKind(StrEnum):
     AUDIT = "audit"
     ARCHIVE = "archive"
     MONITOR = "monitor"
+    LEARNER = "learner"
 
 
 class BrokerChoice(StrEnum):
@@ -41,6 +42,16 @@ class Feed(StrEnum):
     DEAD_LETTERS = "dead-letters"
     REQUESTS = "requests"
     ALERTS = "alerts"
+
+
+class Rater(StrEnum):
+    """Who says how good an answer was."""
+
+    HUMAN = "human"
+    JUDGE = "judge"
+    """A model that was asked."""
+    PROGRAM = "program"
+    """Something that checked the answer."""
 
 
 class StageChoice(StrEnum):

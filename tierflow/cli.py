@@ -21,6 +21,7 @@ from tierflow.commands import (
     dlq,
     doctor,
     evaluate,
+    feedback,
     kafka,
     models,
     registry,
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.command(name="up")(up.up)
 app.command(name="run")(run.run)
 app.command(name="send")(send.send)
+app.command(name="feedback")(feedback.feedback)
 app.command(name="tail")(tail.tail)
 app.command(name="explain")(archive.explain)
 app.command(name="reconcile")(archive.reconcile)

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from agents.worker.executors import BUILT_IN
 from agents.worker.providers import unbound
+from registry.snapshot import Snapshot
 from schemas.catalogue import Catalogue, Model, ModelStatus, ProviderKind
 from schemas.errors import ConfigurationError
 from schemas.settings import EndpointSettings, Settings, WorkerSettings
@@ -54,6 +55,23 @@ def with_section(settings: Settings, section: str, **values: Any) -> Settings:
     """The same settings with other values in one section."""
     changed = getattr(settings, section).model_copy(update=values)
     return settings.model_copy(update={section: changed})
+
+
+def classifiers(settings: Settings, snapshot: Snapshot, local: Mapping[str, EndpointSettings]) -> Settings:
+    """Settings of a classifier that asks a language model: of all endpoints it gets that one.
+
+    Args:
+        settings: Of the installation.
+        snapshot: Says where the model is.
+        local: Endpoints of local servers.
+
+    Raises:
+        CatalogueError: There is no such model.
+    """
+    model = snapshot.model(settings.classifier.llm.model)
+    endpoints = {**settings.worker.endpoints, **local}
+    only = {model.endpoint: endpoints[model.endpoint]} if model.endpoint in endpoints else {}
+    return with_section(settings, "worker", endpoints=only)
 
 
 def callable_models(catalogue: Catalogue) -> list[Model]:

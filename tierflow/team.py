@@ -36,7 +36,8 @@ def team(catalogue: Catalogue, workers: Mapping[str, int]) -> list[tuple[AgentKi
             f"no tier {', '.join(unknown)} in catalogue {catalogue.name}; it has {', '.join(tiers)}"
         )
     # Readers first: who starts last is what lets requests in.
-    first = [(AgentKind.ARCHIVE, "", 1), (AgentKind.AUDIT, "", 1), (AgentKind.GUARDRAIL, "", 1)]
+    readers = (AgentKind.ARCHIVE, AgentKind.LEARNER, AgentKind.AUDIT, AgentKind.GUARDRAIL)
+    first = [(kind, "", 1) for kind in readers]
     return [*first, *((AgentKind.WORKER, tier, workers.get(tier, 1)) for tier in tiers), (AgentKind.CLASSIFIER, "", 1)]
 
 
@@ -63,7 +64,7 @@ def worker_names(catalogue: Catalogue, workers: Mapping[str, int]) -> list[tuple
 def drain_order(catalogue: Catalogue) -> list[str]:
     """Groups in the order in which they are stopped: what feeds others first."""
     tiers = [group_of(AgentKind.WORKER, tier.id) for tier in sorted(catalogue.tiers, key=lambda tier: tier.rank)]
-    return ["classifier", *tiers, "guardrail", "audit", "archive"]
+    return ["classifier", *tiers, "guardrail", "audit", "archive", "learner"]
 
 
 def programs(

@@ -30,7 +30,7 @@ from streams.runtime import Platform, find_platform
 from streams.topic_check import Severity, check_topics
 from streams.topics import Topic
 from tierflow.choices import AgentKind, BrokerChoice, StateChoice
-from tierflow.environment import bound_worker, environment_of, require_bound, with_section
+from tierflow.environment import bound_worker, classifiers, environment_of, require_bound, with_section
 from tierflow.installation import Agent, Installation, process_created
 from tierflow.local_models import LocalServers, apart, ensure_weights, local_models
 from tierflow.processes import Change, MemberStatus, ProcessTree, Program, Restarts
@@ -326,6 +326,8 @@ def _programs(running: Running) -> list[Program]:
     settings, options = running.settings, running.options
 
     def environment(kind: AgentKind, name: str) -> Mapping[str, str]:
+        if kind is AgentKind.CLASSIFIER and settings.classifier.llm.model:
+            return environment_of(classifiers(settings, running.snapshot, running.models.endpoints()), endpoints=True)
         if kind is not AgentKind.WORKER:
             return environment_of(settings, endpoints=False)
         endpoints = {**settings.worker.endpoints, **running.models.endpoints(name)}

@@ -23,21 +23,25 @@ from streams.runtime import Platform, find_platform, make_loop
 from streams.snapshot_log import KafkaSnapshotLog
 from streams.telemetry import Telemetry
 from streams.topic_check import require_topics
-from streams.topics import REGISTRY, worker_name
+from streams.topics import LEARNED, REGISTRY, worker_name
 from tierflow.event_loop import settle_memory
 from tierflow.reach import longest_deadline, topics_of
 
 if TYPE_CHECKING:
+    from agents.classifier.intake import SecondOpinion
     from agents.classifier.judge import Judge
+    from agents.learner.published import LearnedHolder
     from agents.liveness import LiveTiers
     from agents.signals import Signals
     from agents.worker.stage import WorkerStage
 
 log = logging.getLogger(__name__)
 
-AGENTS: Final = ("classifier", "worker", "guardrail", "audit", "archive", "monitor")
+AGENTS: Final = ("classifier", "worker", "guardrail", "audit", "archive", "monitor", "learner")
 """Kinds of agents that ``run_agent`` knows."""
 
+LEARNERS_TIME: Final = timedelta(minutes=1)
+"""For the trained model on one batch, where nobody waits for it."""
 FIRST_SNAPSHOT: Final = timedelta(seconds=60)
 """How long an agent waits for a first snapshot: enough for a catalogue to be published after agents started."""
 
@@ -138,6 +142,10 @@ async def run_agent(
             settle_memory()
             await Monitor(platform, codec, holder.current.catalogue, SystemClock(), telemetry).run(stop)
             return
+        if kind == "learner":
+            settle_memory()
+            await _learn(platform, codec, holder, stop)
+            return
         catalogue = holder.current.catalogue
         read = [topic for topic in topics_of(catalogue, settings.topics) if name in topic.consumers]
         longest = longest_deadline(catalogue)
@@ -183,6 +191,7 @@ async def _stage(
     from agents.liveness import LiveTiers
     from streams.receiver import Receiver
 
+    learnt = await parts.enter_async_context(_learnt(platform, catalogue))
     live = LiveTiers(store, [each.id for each in catalogue.tiers], SystemClock())
     await parts.enter_async_context(_background(live.keep_looking()))
     return ClassifierStage(
@@ -193,7 +202,9 @@ async def _stage(
         names=platform.names,
         exploration=settings.classifier.exploration,
         exploration_cap=settings.classifier.exploration_cap_micros,
-        judge=trained_judge(settings.classifier, catalogue),
+        judge=_judge_with(trained_judge(settings.classifier, catalogue), learnt),
+        experience=(lambda: None) if learnt is None else (lambda: learnt.experience),
+        second=_second(settings, parts),
         trace=telemetry.root_traceparent if telemetry.enabled else None,
     )
 
@@ -217,6 +228,67 @@ def trained_judge(settings: ClassifierSettings, catalogue: Catalogue) -> "Judge 
         time_limit=settings.time_limit,
         applied=settings.learned == "apply",
     )
+
+
+async def _learn(platform: Platform, codec: Codec, holder: SnapshotHolder, stop: asyncio.Event) -> None:
+    from agents.learner.agent import LearnerAgent
+
+    settings = platform.settings.classifier.model_copy(update={"time_limit": LEARNERS_TIME})
+    catalogue, weights, view = holder.current.catalogue, "", None
+    if settings.learned != "bypass":
+        from agents.classifier.learned.store import load, shipped_path
+
+        view = trained_judge(settings, catalogue)
+        weights = load(settings.weights or shipped_path()).version
+    async with learned_topic(platform) as topic:
+        await LearnerAgent(
+            platform,
+            codec,
+            rules=lambda: holder.current,
+            topic=topic,
+            view=view,
+            weights=weights,
+            clock=SystemClock(),
+        ).run(stop)
+
+
+def learned_topic(platform: Platform) -> KafkaSnapshotLog:
+    """The topic of what was learnt, to be opened."""
+    return KafkaSnapshotLog(platform.connection, topic=platform.names.topic(LEARNED), kind=platform.capabilities.kind)
+
+
+@asynccontextmanager
+async def _learnt(platform: Platform, catalogue: Catalogue) -> "AsyncIterator[LearnedHolder | None]":
+    """What the learner publishes, followed in the background; None where learning is bypassed."""
+    learning = platform.settings.classifier.learning
+    if learning == "bypass":
+        yield None
+        return
+    from agents.learner.published import LearnedHolder, follow
+
+    holder = LearnedHolder(catalogue.name, applied=learning == "apply")
+    async with _background(follow(holder, lambda: learned_topic(platform))):
+        yield holder
+
+
+def _judge_with(judge: "Judge | None", learnt: "LearnedHolder | None") -> "Judge | None":
+    if judge is None or learnt is None:
+        return judge
+    from agents.classifier.learning.judging import JudgeWithHeads
+
+    return JudgeWithHeads(judge, lambda: learnt.state)
+
+
+def _second(settings: Settings, parts: AsyncExitStack) -> "SecondOpinion | None":
+    """The stage that asks a language model; None where settings name none."""
+    if not settings.classifier.llm.model:
+        return None
+    from agents.classifier.llm import LlmStage
+    from agents.worker.providers import LocalProviders
+
+    providers = LocalProviders(settings.worker)
+    parts.push_async_callback(providers.close)
+    return LlmStage(settings.classifier.llm, providers.of, SystemClock())
 
 
 def _signals(live: "LiveTiers") -> "Callable[[], Signals]":

@@ -17,6 +17,9 @@ from schemas.ids import derived_id
 
 GUARDRAIL = "guardrail"
 
+CLASSIFICATION = "classification"
+BEFORE_THE_STEPS = -1
+"""Step index of what was done to choose the plan."""
 ENDED_BEFORE_A_STEP = 0
 """``Result.steps`` of a request that ended at intake."""
 
@@ -119,6 +122,7 @@ def from_assignment(
         build.add(
             EventType.ROUTE_DECIDED, time_ms=decision.decided_at_ms, **(common | _decision(decision, step.step_id))
         )
+        _asked(build, decision, common)
         return build.events
     parent = next((index for index, each in enumerate(slip.steps) if each.step_id == assignment.parent_step), -1)
     build.add(
@@ -143,6 +147,31 @@ def from_assignment(
         **common,
     )
     return build.events
+
+
+def _asked(build: _Builder, decision: Decision, common: dict[str, Any]) -> None:
+    """Calls that the classifier made to find the class: they are paid for like those of a step."""
+    asked = orjson.loads(decision.signals).get("llm") or {}
+    for number, call in enumerate(asked.get("calls", ()), 1):
+        build.add(
+            EventType.MODEL_ATTEMPTED,
+            time_ms=call["started_at_ms"],
+            step_id=CLASSIFICATION,
+            step_index=BEFORE_THE_STEPS,
+            model=asked["model"],
+            provider=asked.get("provider", ""),
+            status=call["outcome"],
+            reason=call["error"],
+            operation_key=call["operation_key"],
+            attempt=number,
+            tokens_in=call["tokens_in"],
+            tokens_out=call["tokens_out"],
+            billed_micros=call["billed_micros"],
+            cpu_us=call["cpu_us"],
+            duration_ms=call["duration_ms"],
+            detail=_json({"heard": asked["heard"]}),
+            **common,
+        )
 
 
 def _decision(decision: Decision, step_id: str) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import ClassVar, Final, NamedTuple
 
 from agents.classifier.cues import PHRASES, WORDS
+from agents.classifier.experience import Experience, Lesson
 from agents.classifier.features import CONFIDENCE, Features, extract, surface_class
 from agents.classifier.filters import Candidate, Need, weigh
-from agents.classifier.judged import Judged, trust_in
+from agents.classifier.judged import MODEL, Judged, trust_in
+from agents.classifier.opinion import Opinion
 from agents.classifier.prompt import Asked
-from agents.classifier.views import Why, views
+from agents.classifier.views import PlanView, Why, views
 from agents.signals import Signals
 from registry.snapshot import Snapshot
 from schemas.catalogue import Plan, Route, Rule
@@ -142,6 +144,8 @@ def decide(
     exploration: float = 0.0,
     exploration_cap: int | None = None,
     judged: Judged | None = None,
+    experience: Experience | None = None,
+    opinion: Opinion | None = None,
 ) -> Choice:
     """Choose a plan.
 
@@ -155,6 +159,8 @@ def decide(
         exploration: Share of requests that take any permitted candidate, each as likely; drawn from the request id.
         exploration_cap: Micro-units that trying a candidate may cost more than the best one; None for no cap.
         judged: What the trained model says of the text; None where it was not asked or did not answer in time.
+        experience: What was learnt from outcomes; None where that doesn't count.
+        opinion: What a language model says of it; None where none was asked.
 
     Raises:
         DeniedError: The tenant is not known.
@@ -165,18 +171,12 @@ def decide(
         raise DeniedError(f"tenant {context.tenant} is not known (snapshot {snapshot.number})")
     features = extract(asked.text)
     acting = judged if judged is not None and judged.applied else None
+    if opinion is not None:
+        acting = opinion.over(acting)
     guess = classify(asked, features, snapshot, matched, acting)
-    trust = trust_in(acting) if acting is not None and guess.stage == acting.stage else 1.0
-    route = _route(asked, context, guess, snapshot)
+    route, guess = route_of(asked, context, guess, snapshot, experience)
+    trust = trust_in(acting, guess.confidence) if acting is not None and guess.stage == acting.stage else 1.0
     cost_limit = _least(asked.request.cost_limit_micros, tenant.max_cost_micros)
-    need = Need(
-        tokens_in=asked.tokens,
-        tokens_out=asked.request.sampling.max_tokens if asked.request.sampling else None,
-        left_ms=context.deadline_ms - now_ms,
-        cost_limit=_least(cost_limit, signals.budget_left_micros),
-        confidence=guess.confidence,
-        good=acting.good if acting is not None else {},
-    )
     plans = views(
         route,
         snapshot,
@@ -184,6 +184,16 @@ def decide(
         data_class=context.data_class,
         capabilities=asked.capabilities,
         task_class=guess.task_class,
+    )
+    lesson = _lesson(experience, plans, guess, judged, context) if experience is not None else None
+    need = Need(
+        tokens_in=asked.tokens,
+        tokens_out=asked.request.sampling.max_tokens if asked.request.sampling else None,
+        left_ms=context.deadline_ms - now_ms,
+        cost_limit=_least(cost_limit, signals.budget_left_micros),
+        confidence=guess.confidence,
+        good=acting.good if acting is not None else {},
+        lesson=lesson,
     )
     cost_weight = route.cost_weight * trust
     weighed = [weigh(view, need, signals) for view in plans]
@@ -200,7 +210,7 @@ def decide(
         class_confidence=guess.confidence,
         confidence=chosen.quality,
         stage=guess.stage,
-        classifier_version=guess.version,
+        classifier_version=_version(guess, experience),
         feature_hash=features.hash(),
         seed=field.seed,
         route_id=route.id,
@@ -223,7 +233,11 @@ def decide(
             "tokens_in": float(need.tokens_in),
             "left_ms": float(need.left_ms),
         },
-        signals=signals.to_json(judged.told() if judged is not None else None),
+        signals=signals.to_json(
+            judged.told() if judged is not None else None,
+            lesson.told() if lesson is not None and experience is not None and experience.version else None,
+            opinion.told() if opinion is not None else None,
+        ),
         policy_hash=snapshot.policy_hash,
         registry_number=snapshot.number,
         registry_hash=snapshot.hash,
@@ -279,7 +293,15 @@ def _compare(
     return _Field(candidates, tuple(scores), tuple(propensities), taken, seed)
 
 
-def _route(asked: Asked, context: Context, guess: ClassGuess, snapshot: Snapshot) -> Route:
+def route_of(
+    asked: Asked, context: Context, guess: ClassGuess, snapshot: Snapshot, experience: Experience | None = None
+) -> tuple[Route, ClassGuess]:
+    """The route that takes a request, and the guess with its confidence as it turned out on that route.
+
+    Raises:
+        NoRouteError: None does.
+    """
+    corrects = experience is not None and guess.stage == MODEL
     for route in snapshot.catalogue.routes:
         when = route.when
         if (
@@ -287,12 +309,28 @@ def _route(asked: Asked, context: Context, guess: ClassGuess, snapshot: Snapshot
             and (when.tenants is None or context.tenant in when.tenants)
             and (when.impacts is None or asked.request.impact.value in when.impacts)
             and (when.data_classes is None or context.data_class in when.data_classes)
-            and (when.min_confidence is None or guess.confidence >= when.min_confidence)
             and (when.max_prompt_chars is None or asked.chars <= when.max_prompt_chars)
             and (when.min_prompt_chars is None or asked.chars >= when.min_prompt_chars)
         ):
-            return route
+            confidence = guess.confidence
+            if corrects and experience is not None:
+                confidence = experience.confidence(route.id, confidence)
+            if when.min_confidence is None or confidence >= when.min_confidence:
+                return route, guess if confidence == guess.confidence else guess._replace(confidence=confidence)
     raise NoRouteError(f"no route takes a request of class {guess.task_class.value} (snapshot {snapshot.number})")
+
+
+def _lesson(
+    experience: Experience, plans: Sequence[PlanView], guess: ClassGuess, judged: Judged | None, context: Context
+) -> Lesson:
+    domain, heads = (judged.domain, judged.heads) if judged is not None else ("", {})
+    return experience.lesson(plans, guess.task_class, domain, context.tenant, heads)
+
+
+def _version(guess: ClassGuess, experience: Experience | None) -> str:
+    if experience is None or not experience.version or not experience.applied:
+        return guess.version
+    return f"{guess.version} {experience.version}"
 
 
 def _no_route(route: Route, candidates: Sequence[Candidate]) -> NoRouteError:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 
+from agents.classifier.experience import Lesson
 from agents.classifier.views import CHOOSING, CallView, Exclusion, PlanView, StepView, Why
 from agents.signals import Signals
 from schemas.catalogue import Pattern
@@ -35,13 +36,16 @@ class Need(Struct, frozen=True, kw_only=True):
     """In the task class: quality is mixed with that over all classes as far as the class is in doubt."""
     good: Mapping[str, float] = field(default_factory=dict)
     """P(answer is good) as learnt for this very request, by ``id@version``; taken instead of the catalogue's."""
+    lesson: Lesson | None = None
+    """What outcomes in the flow taught beyond that."""
 
     def quality(self, call: CallView) -> float:
         """Expected quality of a model's answer to this request."""
         learnt = self.good.get(call.ref)
-        if learnt is not None:
-            return learnt
-        return self.confidence * call.quality + (1 - self.confidence) * call.overall
+        base = self.confidence * call.quality + (1 - self.confidence) * call.overall if learnt is None else learnt
+        if self.lesson is None:
+            return base
+        return self.lesson.quality(call, base, known=learnt is not None or bool(call.model.quality))
 
 
 class Candidate(NamedTuple):

@@ -1,10 +1,13 @@
 """What comes in: a producer's record becomes an arrival, with all that can be wrong with it found and named."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from agents.classifier.core import matching
+from agents.classifier.experience import Experience
 from agents.classifier.judged import Judged
+from agents.classifier.opinion import Opinion
 from agents.classifier.prompt import Asked, look_through
 from registry.snapshot import Snapshot
 from schemas.catalogue import Intake, Rule
@@ -40,12 +43,24 @@ class Arrival:
     """Rules that match its text."""
     judged: Judged | None = None
     """What the trained model says of its text."""
+    experience: Experience | None = None
+    """What was learnt from outcomes by the time it was judged."""
+    opinion: Opinion | None = None
+    """What a language model says of it, or why not; None where none was asked."""
     error: InputError | None = None
     """Why it is no request (``UndecodableError``), or why it's refused."""
     admission: Admission = FIRST
     """What the idempotent receiver knows of its id."""
     key_owner: str = ""
     """Request id that its idempotency key is bound to; empty without a key."""
+
+
+class SecondOpinion(Protocol):
+    """Asks somebody else about requests; writes what was heard into ``Arrival.opinion``."""
+
+    async def ask(self, arrivals: Sequence[Arrival], snapshot: Snapshot, now_ms: int) -> None:
+        """Ask, within a time limit; never raises."""
+        ...
 
 
 def read_arrival(record: InRecord, *, topic: str, snapshot: Snapshot, codec: Codec, now_ms: int) -> Arrival:

@@ -70,6 +70,7 @@ class ModelJudge:
                         language=each.language,
                         sensitivity=each.sensitivity,
                         applied=self._applied,
+                        columns=each.columns,
                     )
                     for each in self._model.judge(part, outcomes=self._outcomes)
                 ]

@@ -10,8 +10,10 @@ from msgspec.structs import replace
 
 from agents.classifier.core import Choice, NoRouteError, decide
 from agents.classifier.duplicates import duplicate_event
-from agents.classifier.intake import Arrival, read_arrival, record_id, scope_key
+from agents.classifier.experience import Experience
+from agents.classifier.intake import Arrival, SecondOpinion, read_arrival, record_id, scope_key
 from agents.classifier.judge import Judge
+from agents.classifier.opinion import charged
 from agents.plan import make_slip
 from agents.results import end_request, receipt_json
 from agents.signals import NO_SIGNALS, Signals
@@ -47,6 +49,8 @@ class ClassifierStage:
             worth and what they cost.
         exploration_cap: Micro-units that such a try may cost more than the best candidate; None for no cap.
         judge: The trained model; without one, and where it has no answer, the surface classifier decides.
+        experience: What was learnt from outcomes, as of now; None where that doesn't count.
+        second: Asks a language model about requests whose class is in doubt; None asks nobody.
         trace: Makes the ``traceparent`` of a request that brings none; sampled or not is its choice. Left out, such
             requests are not sampled.
     """
@@ -62,6 +66,8 @@ class ClassifierStage:
         exploration: float = 0.0,
         exploration_cap: int | None = None,
         judge: Judge | None = None,
+        experience: Callable[[], Experience | None] = lambda: None,
+        second: SecondOpinion | None = None,
         trace: Callable[[str], str] | None = None,
     ) -> None:
         self._codec = codec
@@ -72,6 +78,8 @@ class ClassifierStage:
         self._exploration = exploration
         self._exploration_cap = exploration_cap
         self._judge = judge
+        self._experience = experience
+        self._second = second
         self._trace = trace
         self._slips: dict[tuple[int, str, str, int, tuple[tuple[str, ...], ...]], tuple[Slip, bytes]] = {}
 
@@ -117,10 +125,16 @@ class ClassifierStage:
             for (each, _, _), owner in zip(keyed, owners, strict=True):
                 each.key_owner = owner
         self._judge_all(arrivals)
+        if self._second is not None:
+            await self._second.ask(arrivals, view.rules, view.now_ms)
         return arrivals
 
     def _judge_all(self, arrivals: Sequence[Arrival]) -> None:
         """Ask the trained model about all requests that will be decided, in one pass."""
+        experience = self._experience()
+        if experience is not None:  # the state that the judge's heads are of: nothing is awaited between the two
+            for arrival in arrivals:
+                arrival.experience = experience
         if self._judge is None:
             return
         asked = [(each, each.asked.text) for each in arrivals if each.asked is not None and _to_judge(each)]
@@ -173,6 +187,8 @@ class ClassifierStage:
                 exploration=self._exploration,
                 exploration_cap=self._exploration_cap,
                 judged=arrival.judged,
+                experience=arrival.experience,
+                opinion=arrival.opinion,
             )
         except NoRouteError as error:
             return self._end(record, arrival, context, view, error.status, error.code, str(error))
@@ -208,6 +224,8 @@ class ClassifierStage:
             source=arrival.source,
             receipt=_receipt(arrival, view.rules, decision.route_id),
         )
+        if arrival.opinion is not None and arrival.opinion.calls:
+            assignment = charged(assignment, arrival.opinion)
         return Emit(
             topic=tier_topic(step.tier),
             key=_key(record, request_id),

@@ -9,6 +9,7 @@ from typing import Any, Final, Self, Unpack
 from aiokafka import AIOKafkaProducer
 
 from tierflow_client.errors import ClientClosedError, NoResultError
+from tierflow_client.feedback import Rater, make_feedback
 from tierflow_client.kafka import start_producer, told
 from tierflow_client.request import Record, RequestOptions, make_record
 from tierflow_client.result import Result
@@ -83,6 +84,7 @@ class Client:
         self._bootstrap = bootstrap
         self._intake = prefix + intake
         self._results = prefix + results
+        self._feedback = prefix + "feedback"
         self._tenant = tenant
         self._kafka: Mapping[str, Any] = {"client_id": "tierflow-client", **kafka}
         self._producer: AIOKafkaProducer | None = None
@@ -166,6 +168,52 @@ class Client:
         record = self._record(prompt, request)
         handle = await self._start(record)
         return await handle.result(_patience(record) if timeout is None else timeout)
+
+    async def feedback(
+        self,
+        request_id: str,
+        score: float | None = None,
+        *,
+        by: Rater = "human",
+        task_class: str = "",
+        comment: str = "",
+        author: str = "",
+        preferred: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say how good an answer was, so that routing can learn from it.
+
+        Args:
+            request_id: Whose answer.
+            score: 0 (bad) to 1 (good).
+            by: Who says so. Of several the surest counts, a program's word most, and of one kind the first.
+            task_class: What the request really was, where that is known.
+            comment: Why.
+            author: Pseudonym of who says it.
+            preferred: What would have been right.
+            metadata: Your own words.
+
+        Raises:
+            InvalidRequestError: An argument makes no feedback; nothing was sent.
+            BrokerError: Kafka did not take the record, or perhaps did; saying it again is harmless.
+            ClientClosedError: The client is not open.
+        """
+        record = make_feedback(
+            request_id,
+            score,
+            by=by,
+            task_class=task_class,
+            comment=comment,
+            author=author,
+            preferred=preferred,
+            tenant=self._tenant,
+            metadata=metadata,
+        )
+        producer = self._opened()
+        async with told(f"publishing feedback on {request_id}"):
+            await producer.send_and_wait(
+                self._feedback, value=record.value, key=record.key, headers=list(record.headers)
+            )
 
     def results(
         self, *, group: str | None = None, from_beginning: bool = False, remember: int = 100_000

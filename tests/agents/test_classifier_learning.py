@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from agents.classifier.learning.counters import Counters
 from agents.classifier.learning.heads import LEAST, NOTHING, retrain
+from agents.classifier.learning.joiner import Joiner
 from agents.classifier.learning.learner import BATCH, Asked, Learner, Mode, held_out
-from agents.classifier.learning.outcomes import Decided, Joiner, Outcome, decided_of, goodness
+from agents.classifier.learning.outcomes import Decided, Outcome, decided_of, goodness
 from agents.classifier.learning.replay import LEAST_OUTCOMES, Logged, compare
 from schemas.edges import Feedback
 from schemas.enums import TaskClass
@@ -26,36 +27,74 @@ def outcome(good: float, request_id: str = "r", **more) -> Outcome:
     return Outcome(decided=decided(request_id, **more), good=good, kind="human")
 
 
-def test_a_decision_and_a_word_meet_in_either_order():
+@given(st.permutations(["decide", "end", "tell"]))
+def test_a_decision_its_end_and_a_word_meet_in_any_order(order: list[str]):
     joiner = Joiner()
-    assert joiner.decide(decided("a")) is None
-    found = joiner.tell("a", 1.0, "human")
-    assert found is not None
-    assert found.good == 1
-    assert joiner.tell("b", 0.5, "judge") is None
-    late = joiner.decide(decided("b"))
-    assert late is not None
-    assert late.kind == "judge"
+    acts = {
+        "decide": lambda: joiner.decide(decided("a")),
+        "end": lambda: joiner.end("a", first=True),
+        "tell": lambda: joiner.tell("a", 1.0, "human"),
+    }
+    found = [acts[act]() for act in order]
+    assert found[:2] == [None, None]
+    assert found[2] is not None
+    assert (found[2].good, found[2].kind, found[2].counted) == (1, "human", True)
+    assert [acts[act]() for act in order] == [None, None, None]
+
+
+def answered(joiner: Joiner, request_id: str, *, first: bool = True) -> None:
+    joiner.decide(decided(request_id))
+    joiner.end(request_id, first=first)
 
 
 def test_repeats_change_nothing_and_surer_words_do():
     joiner = Joiner()
-    joiner.decide(decided("a"))
-    assert joiner.tell("a", 0.0, "guardrail") is not None
-    assert joiner.tell("a", 0.0, "guardrail") is None
+    answered(joiner, "a")
+    assert joiner.check("a", 0.0) is not None
+    assert joiner.check("a", 0.0) is None
     assert joiner.decide(decided("a")) is None
     surer = joiner.tell("a", 1.0, "program")
     assert surer is not None
-    assert surer.good == 1
+    assert (surer.good, surer.earlier) == (1, (0.0, "guardrail"))
     assert joiner.tell("a", 0.0, "human") is None
+
+
+def test_a_word_on_a_later_models_answer_says_nothing_of_the_first():
+    joiner = Joiner()
+    answered(joiner, "a", first=False)
+    assert joiner.tell("a", 1.0, "human") is None
+    refused = joiner.check("a", 0.0)
+    assert refused is not None
+    assert refused.good == 0
+
+
+def test_what_was_complete_before_a_restart_is_not_told_as_new():
+    joiner = Joiner()
+    joiner.decide(decided("a"), fresh=False)
+    joiner.end("a", first=True, fresh=False)
+    before = joiner.tell("a", 1.0, "human", fresh=False)
+    assert before is not None
+    assert not before.counted
+    joiner.decide(decided("b"), fresh=False)
+    joiner.end("b", first=True, fresh=False)
+    after = joiner.tell("b", 1.0, "human")
+    assert after is not None
+    assert after.counted
+    assert joiner.tell("a", 0.0, "human") is None
+    surer = joiner.tell("a", 0.0, "program")
+    assert surer is not None
+    assert surer.counted
 
 
 def test_what_waits_is_bounded():
     joiner = Joiner(waiting=2)
     for name in "abc":
-        joiner.decide(decided(name))
+        answered(joiner, name)
+    assert joiner.tell("b", 1.0, "human") is not None
+    assert len(joiner) == 2
+    assert "a" not in joiner
     assert joiner.tell("a", 1.0, "human") is None
-    assert joiner.tell("c", 1.0, "human") is not None
+    assert len(joiner) == 2
 
 
 def test_a_word_out_of_range_is_refused():
@@ -81,8 +120,10 @@ def test_a_recorded_decision_becomes_what_is_learnt_from():
     found = decided_of(choice.decision, "default", columns=(1.0,))
     assert found is not None
     assert found.model == choice.decision.model
-    chosen = choice.decision.candidate_plan.index(choice.decision.plan_id)
-    assert found.propensity == choice.decision.candidate_propensity[chosen] > 0
+    # Two of three plans begin with the same model: one choice, as far as that model's answers go.
+    assert found.propensity == pytest.approx(0.7 + 2 * 0.1)
+    assert found.costs.keys() == {CHEAP, DEAR}
+    assert found.costs[DEAR] > found.costs[CHEAP] > 0
 
 
 def test_counters_know_an_outcome_at_once():
@@ -135,7 +176,7 @@ def test_heads_are_promoted_when_they_win_and_then_decide():
     learner = Learner({CHEAP: 0.1, DEAR: 1.0}, cost_weight=0.3)
     stream(learner, 9 * BATCH)
     assert learner.heads.version > 0
-    assert learner.comparisons[-1].outcomes >= LEAST_OUTCOMES
+    assert learner.numbered[-1][1].outcomes >= LEAST_OUTCOMES
     assert learner.choose(Asked(task_class=TaskClass.QA, columns=(2.0, 0.0))) == CHEAP
     assert learner.choose(Asked(task_class=TaskClass.QA, columns=(-2.0, 0.0))) == DEAR
 

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from streams.partitioner import partition_of
-from tierflow_client import BrokerError, Client, ClientClosedError, NoResultError, Result, Status
+from tierflow_client import BrokerError, Client, ClientClosedError, InvalidRequestError, NoResultError, Result, Status
 from tierflow_client import headers as names
 
 SOON = timedelta(seconds=30)
@@ -33,7 +33,7 @@ async def prefix(any_broker: str) -> str:
     admin = AIOKafkaAdminClient(bootstrap_servers=any_broker)
     await admin.start()
     try:
-        await admin.create_topics([NewTopic(f"{mine}{name}", 3, 1) for name in ("requests", "results")])
+        await admin.create_topics([NewTopic(f"{mine}{name}", 3, 1) for name in ("requests", "results", "feedback")])
     finally:
         await admin.close()
     return mine
@@ -185,3 +185,16 @@ async def test_a_wrong_prefix_is_told(any_broker: str) -> None:
     async with Client(any_broker, prefix="nobody.") as client:
         with pytest.raises(BrokerError, match=r"nobody\.results"):
             await client.ask("hello")
+
+
+async def test_feedback_goes_to_its_topic(any_broker: str, prefix: str) -> None:
+    async with Client(any_broker, prefix=prefix, tenant="acme") as client:
+        await client.feedback("r-1", 0.5, by="judge", comment="half right")
+        with pytest.raises(InvalidRequestError, match="score"):
+            await client.feedback("r-1")
+    reading = {"auto_offset_reset": "earliest", "fetch_max_wait_ms": 50}
+    async with AIOKafkaConsumer(f"{prefix}feedback", bootstrap_servers=any_broker, **reading) as consumer:
+        record = await asyncio.wait_for(consumer.getone(), SOON.total_seconds())
+    said = json.loads(record.value)
+    assert (said["request_id"], said["rating"], said["kind"], record.key) == ("r-1", 0.5, "judge", b"r-1")
+    assert names.value_of(record.headers, names.TENANT) == "acme"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import tierflow_client
+from agents.classifier.learning.outcomes import GUARDRAIL, SURER
+from agents.learner.core import NAMED_CLASS
 from schemas import edges, headers
 from schemas.codec import Codec
 from schemas.delivery import DeliveryMode
@@ -16,6 +18,7 @@ from schemas.enums import Action, DataClass, FinishReason, IdempotencyScope, Imp
 from schemas.ids import MAX_ID_CHARS, uuid7
 from tierflow_client import InvalidRequestError, Message, Result, UnreadableResultError
 from tierflow_client import headers as ours
+from tierflow_client.feedback import RATERS, make_feedback
 from tierflow_client.request import RequestOptions, make_record
 
 CODEC = Codec()
@@ -218,3 +221,30 @@ def test_a_deadline_counts_from_now_or_is_a_time() -> None:
 def test_what_makes_no_request_is_refused_before_anything_is_sent(prompt, request_options, named) -> None:
     with pytest.raises(InvalidRequestError, match=named):
         make_record(prompt, **request_options)
+
+
+def test_feedback_is_read_as_it_was_meant() -> None:
+    record = make_feedback(
+        "r-1",
+        0.25,
+        by="program",
+        task_class="math",
+        comment="off by one",
+        author="p-7",
+        preferred="391",
+        tenant="acme",
+        metadata={"suite": "sums"},
+    )
+    read = CODEC.decode(edges.Feedback, record.value, headers.JSON)
+    assert (read.request_id, read.rating, read.kind, read.reason) == ("r-1", 0.25, "program", "off by one")
+    assert (read.author, read.preferred_output) == ("p-7", "391")
+    assert read.metadata == {"suite": "sums", NAMED_CLASS: "math"}
+    assert record.key == b"r-1"
+    assert headers.read_context(record.headers).tenant == "acme"
+    assert set(RATERS) == set(SURER) - {GUARDRAIL}
+
+
+@pytest.mark.parametrize("wrong", [{}, {"score": 1.5}, {"score": 1, "by": "me"}])
+def test_what_is_no_feedback_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequestError):
+        make_feedback("r-1", **wrong)  # type: ignore[arg-type]

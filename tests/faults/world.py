@@ -38,7 +38,7 @@ from streams.clients import admin_client
 from streams.faults import Fault
 from streams.records import TP
 from streams.runtime import Platform, find_platform
-from streams.topics import REGISTRY, REQUESTS, Topic
+from streams.topics import LEARNED, REGISTRY, REQUESTS, Topic
 from tests.faults.oracle import Evidence, Resources, Sent, Sorted, judge, within_margin
 from tests.faults.provider import Provider, Trick, prompt
 from tests.faults.reading import QUIET, Tail, committed, ends, read_all, tailing
@@ -140,7 +140,7 @@ class World:
 
     @property
     def partitions(self) -> list[TP]:
-        """All partitions of all topics but the registry's."""
+        """All partitions of all topics of the flow."""
         return partitions_of(self.topics, self.platform)
 
     # -- processes -----------------------------------------------------------------------------------------------------
@@ -168,7 +168,9 @@ class World:
         chosen = settings or self.settings
         (program,) = programs(
             [(AgentKind(kind), (tier or "fast") if kind == "worker" else "", 1)],
-            environment=lambda which, _: environment_of(chosen, endpoints=which is AgentKind.WORKER),
+            environment=lambda which, _: environment_of(
+                chosen, endpoints=which is AgentKind.WORKER or bool(chosen.classifier.llm.model)
+            ),
             logs=self.folder,
             identity=name,
             log_level="info",
@@ -461,7 +463,7 @@ def partitions_of(topics: Sequence[Topic], platform: Platform) -> list[TP]:
     return [
         TP(platform.names.topic(topic.name), number)
         for topic in topics
-        if topic.name != REGISTRY
+        if topic.name not in {REGISTRY, LEARNED}  # no records of the flow
         for number in range(topic.partitions)
     ]
 
@@ -473,6 +475,7 @@ async def open_world(
     provider: Provider,
     folder: Path,
     *,
+    rules: Path = CATALOGUE,
     at_rest: Mapping[str, Resources] | None = None,
     **sections: Any,
 ) -> AsyncIterator[World]:
@@ -480,7 +483,7 @@ async def open_world(
     prefix = f"f{uuid.uuid4().hex[:6]}-"
     settings = faulty_settings(bootstrap, state_url, provider.base_url, prefix, **sections)
     platform = await find_platform(settings)
-    catalogue = load_catalogue(CATALOGUE, retention=settings.topics.retention)
+    catalogue = load_catalogue(rules, retention=settings.topics.retention)
     topics = topics_of(catalogue, settings.topics)
     await create_topics(platform.connection, topics, platform.names, settings.topics, kind=platform.capabilities.kind)
     async with snapshot_log(platform) as log:

@@ -41,6 +41,9 @@ from streams.topics import (
     ALERTS,
     ARCHIVE,
     COMPLETIONS,
+    FEEDBACK,
+    LEARNED,
+    LEARNER,
     PROVENANCE,
     REGISTRY,
     REQUESTS,
@@ -295,7 +298,7 @@ def allowed(role: str, operation: Operation, resource: Resource = Resource.TOPIC
 
 def test_rights_follow_from_what_a_stage_reads_and_writes() -> None:
     tiers = {tier_topic("fast"), tier_topic("balanced")}
-    assert allowed("classifier", Operation.READ) == {REQUESTS, REGISTRY}
+    assert allowed("classifier", Operation.READ) == {REQUESTS, REGISTRY, LEARNED}
     assert allowed("classifier", Operation.WRITE) == {*tiers, RESULTS, PROVENANCE, dead_letter_topic("classifier")}
     assert allowed("worker-fast", Operation.READ) == {tier_topic("fast"), REGISTRY}
     assert allowed("worker-fast", Operation.WRITE) == {COMPLETIONS, RESULTS, dead_letter_topic("worker")}
@@ -313,6 +316,9 @@ def test_rights_follow_from_what_a_stage_reads_and_writes() -> None:
         "tierflow.probe",
     }
     assert allowed(ARCHIVE, Operation.WRITE) == set()
+    assert allowed(LEARNER, Operation.READ) == {*tiers, RESULTS, FEEDBACK, REGISTRY, LEARNED}
+    assert allowed(LEARNER, Operation.WRITE) == {LEARNED}
+    assert not allowed(LEARNER, Operation.READ, Resource.GROUP)
     prefixed = acls_for("guardrail", TOPICS, Names("mine."))
     # What a stage's probe takes (see find_platform) begins with the prefix, too.
     assert {acl.name for acl in prefixed if acl.resource is Resource.TRANSACTIONAL_ID} == {
@@ -322,7 +328,7 @@ def test_rights_follow_from_what_a_stage_reads_and_writes() -> None:
 
 
 def test_nobody_who_only_watches_may_write_results() -> None:
-    stages = {stage for topic in TOPICS for stage in topic.consumers}
+    stages = {stage for topic in TOPICS for stage in (*topic.consumers, *topic.readers)}
     writers = {stage for stage in stages if RESULTS in allowed(stage, Operation.WRITE)}
     assert writers == {"classifier", "guardrail", "worker-fast", "worker-balanced"}
 

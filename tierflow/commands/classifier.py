@@ -8,7 +8,7 @@ import typer
 
 from tierflow.options import front_of
 
-app = typer.Typer(no_args_is_help=True, help="The trained classifier: train, evaluate, card.")
+app = typer.Typer(no_args_is_help=True, help="The classifier: train, evaluate, card, what it learned in the flow.")
 
 Data = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="Labelled data, laid out as the project's.")]
 Seed = Annotated[int, typer.Option(help="The same seed and data give the same weights.")]
@@ -77,3 +77,12 @@ def card(ctx: typer.Context, weights: Weights = None) -> None:
     from tierflow.actions import classifier
 
     classifier.card(front_of(ctx).console, weights)
+
+
+@app.command()
+def learned(ctx: typer.Context) -> int:
+    """Show what was learnt from outcomes in the flow: counters, corrections, heads and whether they were promoted."""
+    from tierflow.actions.learned import learned as act
+
+    front = front_of(ctx)
+    return front.run(act(front))

@@ -60,6 +60,8 @@ class Judgement(NamedTuple):
     """Expected quality that a strong model adds to a weak one's."""
     good: Mapping[str, float]
     """P(answer is good) of each model that outcomes were learnt of, by ``id@version``."""
+    columns: Sequence[float] = ()
+    """Its row of ``View.columns``: what heads read that are learnt in the flow."""
 
     @property
     def sureness(self) -> Sureness:
@@ -149,6 +151,7 @@ class Model:
                     float(view.drift[row]),
                     float(view.gain[row]),
                     dict(zip(models, table[row], strict=True)),
+                    view.columns[row],
                 )
             )
         return found

@@ -1,19 +1,22 @@
 """The learner: takes outcomes, counts them at once, retrains in mini-batches, and promotes what replay says is better.
 
-It runs beside the flow. What decisions use is ``good``: the promoted heads and the counters, swapped whole.
+It runs beside the flow, in the learner agent (``agents.learner``) as in ``bench/learning.py``. What decisions use is
+what ``good`` says: the promoted heads and the counters.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 import numpy as np
 
 from agents.classifier.learned.forest import Floats
+from agents.classifier.learning.calibration import Calibration
 from agents.classifier.learning.counters import Counters
+from agents.classifier.learning.credit import COUNTED, credited, spread
 from agents.classifier.learning.heads import NOTHING, Heads, retrain
-from agents.classifier.learning.outcomes import Outcome
+from agents.classifier.learning.outcomes import GUARDRAIL, Decided, Outcome
 from agents.classifier.learning.replay import Comparison, Logged, compare
 from schemas.enums import TaskClass
 from schemas.ids import chance
@@ -24,10 +27,6 @@ KEPT: Final = 20_000
 """Outcomes learnt from; the oldest go first."""
 HELD_OUT: Final = 0.2
 """Share of requests, by a hash of their id, that no head is trained on: replay is done on them."""
-
-
-COUNTED: Final = 0.2
-"""Weight of the counters beside heads: they are coarser, but hear of an outcome at once."""
 
 
 class Mode(StrEnum):
@@ -48,6 +47,10 @@ class Asked:
     columns: tuple[float, ...]
     domain: str = ""
     tenant: str = ""
+    bases: Mapping[str, float] = field(default_factory=dict)
+    """P(answer is good) before any outcome, by model; see ``Decided.bases``."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """Models to choose from with their weighed costs; those of the learner if empty."""
 
 
 class Learner:
@@ -58,7 +61,8 @@ class Learner:
             doubt leads.
         cost_weight: What a unit of cost is worth in quality.
         mode: What learning may do.
-        priors: Share of good answers by model and class, as the catalogue knows it.
+        priors: Share of good answers by model and class to begin with, where ``Asked.bases`` doesn't say it closer: a
+            guess, so a cheaper model is credited with less.
         seed: Of all chance.
     """
 
@@ -76,43 +80,54 @@ class Learner:
         self.mode = mode
         self._seed = seed
         self.counters = Counters(priors or {})
+        self.calibration = Calibration()
         self.heads: Heads = NOTHING
         """Those in use."""
         self.candidate: Heads = NOTHING
         """The shadow."""
-        self.comparisons: list[Comparison] = []
-        self._outcomes: list[Outcome] = []
+        self.numbered: list[tuple[int, Comparison]] = []
+        """What replay found, with the number of each candidate."""
+        self.heard = 0
+        """Outcomes taken, corrections of earlier ones not counted."""
+        self._outcomes: dict[str, Outcome] = {}
         self._since = 0
 
     def learn(self, outcome: Outcome) -> None:
-        """Take an outcome. Every so many a candidate is trained and compared, which takes seconds."""
+        """Take an outcome. Every so many a candidate is trained and compared, which takes seconds.
+
+        One that was counted before a restart is only learnt from by the heads, whose outcomes are not kept elsewhere.
+        A guardrail's word says too little of a single answer for them.
+        """
         if self.mode is Mode.BYPASS:
             return
-        self.counters.add(outcome)
-        if outcome.decided.columns:
-            self._outcomes.append(outcome)
-            del self._outcomes[:-KEPT]
-            self._since += 1
+        if outcome.counted:
+            self.counters.add(outcome)
+            self.heard += outcome.earlier is None
+        if outcome.decided.columns and outcome.kind != GUARDRAIL:
+            self._outcomes[outcome.decided.request_id] = outcome
+            while len(self._outcomes) > KEPT:
+                del self._outcomes[next(iter(self._outcomes))]
+            self._since += outcome.counted
         if self._since >= BATCH:
             self._since = 0
             self._retrain()
 
     def _retrain(self) -> None:
-        training = [each for each in self._outcomes if not held_out(each.decided.request_id)]
-        held = [each for each in self._outcomes if held_out(each.decided.request_id)]
+        known = self._outcomes.values()
+        training = [each for each in known if not held_out(each.decided.request_id)]
+        held = [each for each in known if held_out(each.decided.request_id)]
         self.candidate = retrain(training, self.candidate.version + 1, self._seed)
         found = compare([self._logged(each) for each in held])
-        self.comparisons.append(found)
+        self.numbered.append((self.candidate.version, found))
         if found.promoted:
             self.heads = self.candidate
 
     def _logged(self, outcome: Outcome) -> Logged:
         decided = outcome.decided
-        asked = Asked(
-            task_class=decided.task_class, columns=decided.columns, domain=decided.domain, tenant=decided.tenant
-        )
+        asked = asked_of(decided)
+        cost = decided.costs.get(decided.model, self._cost_weight * self._models.get(decided.model, 0.0))
         return Logged(
-            value=outcome.good - self._cost_weight * self._models.get(decided.model, 0.0),
+            value=outcome.good - cost,
             propensity=decided.propensity,
             current=float(self.choose(asked, self.heads) == decided.model),
             candidate=float(self.choose(asked, self.candidate) == decided.model),
@@ -131,28 +146,43 @@ class Learner:
         columns = np.array([each.columns for each in asked], np.float32)
         learnt = heads.good(columns) if heads.lines else {}
         found = {}
-        for model in self._models:
+        for model in {**self._models, **asked[0].costs} if len(asked) == 1 else self._models:
             counted = np.array(
-                [self.counters.share(model, each.task_class, each.domain, each.tenant) for each in asked], np.float32
+                [
+                    self.counters.share(model, each.task_class, each.domain, each.tenant, each.bases.get(model))
+                    for each in asked
+                ],
+                np.float32,
             )
             found[model] = COUNTED * counted + (1 - COUNTED) * learnt[model] if model in learnt else counted
         return found
 
     def choose(self, asked: Asked, heads: Heads | None = None) -> str:
-        """The model with the best quality less weighed cost; a cheaper one is credited with what it surely has."""
+        """The model with the best quality less weighed cost; see ``credited`` for what doubt does."""
+        costs = asked.costs or {model: self._cost_weight * cost for model, cost in self._models.items()}
         good = self.good([asked], heads)
-        dearest = max(self._models, key=self._models.__getitem__)
-        best, most = dearest, float(good[dearest][0]) - self._cost_weight * self._models[dearest]
-        for model, cost in self._models.items():
-            if model == dearest:
-                continue
-            doubt = self.counters.share(model, asked.task_class, asked.domain, asked.tenant) - self.counters.careful(
-                model, asked.task_class, asked.domain, asked.tenant
-            )
-            value = float(good[model][0]) - doubt - self._cost_weight * cost
+        dearest = max(costs, key=costs.__getitem__)
+        best, most = dearest, -np.inf
+        for model, cost in sorted(costs.items(), key=lambda item: -item[1]):
+            base = asked.bases.get(model)
+            share = self.counters.share(model, asked.task_class, asked.domain, asked.tenant, base)
+            doubt = spread(share, self.counters.seen(model, asked.task_class))
+            value = credited(float(good[model][0]), base, doubt, dearest=model == dearest) - cost
             if value > most:
                 best, most = model, value
         return best
+
+
+def asked_of(decided: Decided) -> Asked:
+    """A prompt as its decision saw it."""
+    return Asked(
+        task_class=decided.task_class,
+        columns=decided.columns,
+        domain=decided.domain,
+        tenant=decided.tenant,
+        bases=decided.bases,
+        costs=decided.costs,
+    )
 
 
 def held_out(request_id: str) -> bool:

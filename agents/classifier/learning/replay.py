@@ -40,7 +40,7 @@ class Logged:
     candidate_error: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """What replay found.
 
