@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.classifier.cues import CLASSES
+from agents.classifier.training.words import FILE as WORDS_FILE
+from agents.classifier.training.words import Meanings, read_meanings
 from schemas.enums import TaskClass
 from schemas.errors import InputError
 
@@ -41,6 +43,10 @@ class Prompt:
     """Quality of a strong model's answer."""
     scores: Mapping[str, float] | None = None
     """Quality of each model's answer, by the model's name."""
+    counts: float = 1.0
+    """How much of a prompt this row is for the class; see ``variants``."""
+    variant: bool = False
+    """Whether it's another prompt in another layout: trained on, never scored."""
 
 
 def rows_of(path: Path, *, comments: bool = False) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -161,6 +167,8 @@ class Corpus:
     pairs: Sequence[Prompt]
     multi: Sequence[Prompt]
     personal: Sequence[Prompt]
+    meanings: Meanings | None = None
+    """Vectors of words; without them a word that no prompt holds says nothing."""
 
 
 def read_labels(path: Path) -> list[Prompt]:
@@ -192,6 +200,7 @@ def read_corpus(folder: Path, labels: Sequence[Path] = ()) -> Corpus:
         pairs=read_prompts(folder / "pairs.jsonl.gz"),
         multi=read_prompts(folder / "multi.jsonl.gz"),
         personal=read_prompts(folder / "personal.jsonl.gz"),
+        meanings=read_meanings(folder / WORDS_FILE),
     )
 
 
