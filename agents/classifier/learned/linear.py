@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from agents.classifier.learned.forest import Floats
 from agents.classifier.learned.inputs import Inputs
-from agents.classifier.learned.ngrams import Rows
+from agents.classifier.learned.ngrams import WORDS, Rows
 
 CLIP: Final = 4.0
 """Standard deviations that a dense feature counts at most: one odd prompt must not outvote its words."""
@@ -88,8 +88,21 @@ class Linear(NamedTuple):
         return found
 
     def unknown(self, grams: Rows) -> Floats:
-        """Share of n-grams that training has not seen often, for each row."""
-        strange = (self.idf[grams.buckets] == 0).astype(np.float32)
-        shares = row_sums(strange[:, None], grams.starts)[:, 0]
-        shares /= np.maximum(np.diff(grams.starts), 1)
-        return shares
+        """Share of words that training knows nothing of, for each row."""
+        return strange(grams, self.idf > 0)
+
+
+def strange(grams: Rows, known: NDArray[np.bool_]) -> Floats:
+    """Share of single words that are not known, for each row; 0 where there are none.
+
+    Other n-grams are not asked: they share buckets with so many others that nearly all would pass as known.
+
+    Args:
+        grams: Counted n-grams.
+        known: Whether a bucket is. Shape (buckets,).
+    """
+    single = grams.buckets >= WORDS
+    missing = single & ~known[grams.buckets]
+    sums = row_sums(np.stack((missing, single), axis=1).astype(np.float32), grams.starts)
+    found: Floats = sums[:, 0] / np.maximum(sums[:, 1], 1)
+    return found

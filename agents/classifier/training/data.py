@@ -16,6 +16,10 @@ from schemas.errors import InputError
 
 OWN: Final = "own"
 """Source of the prompts written for this project."""
+LABELLED: Final = "labels"
+"""Source of labelled prompts of one's own traffic: few, so they must not drown in those of the project."""
+OURS: Final = frozenset({OWN, LABELLED})
+"""Sources in the style of production: they weigh more, are laid out in several ways and never left out."""
 FOLDS: Final = 5
 
 DOMAINS: Final = ("mathematics", "computing", "science", "health", "humanities", "social", "business_law", "other")
@@ -172,7 +176,7 @@ class Corpus:
 
 
 def read_labels(path: Path) -> list[Prompt]:
-    """Labelled prompts of one's own traffic: they count as much as those written for this project.
+    """Labelled prompts of one's own traffic: all of a class together count about as much as those of this project.
 
     Raises:
         InputError: A line has no label, or is wrong; names it.
@@ -181,7 +185,7 @@ def read_labels(path: Path) -> list[Prompt]:
     for number, prompt in enumerate(prompts, 1):
         if prompt.label is None:
             raise InputError(f"{path}: prompt {number} has no label")
-    return [replace(prompt, source=OWN) for prompt in prompts]
+    return [replace(prompt, source=LABELLED) for prompt in prompts]
 
 
 def read_corpus(folder: Path, labels: Sequence[Path] = ()) -> Corpus:

@@ -16,11 +16,11 @@ from agents.classifier.cues import CLASSES
 from agents.classifier.learned.boosting import Growth, bagged, grow
 from agents.classifier.learned.forest import Floats, Forest
 from agents.classifier.learned.inputs import look
-from agents.classifier.learned.linear import row_sums
+from agents.classifier.learned.linear import strange
 from agents.classifier.learned.model import Model, Outcomes, prior_gains
 from agents.classifier.learned.ngrams import BUCKETS
 from agents.classifier.learned.sureness import Confidence, Evidence, fit_logistic
-from agents.classifier.training.data import OWN, Corpus, Prompt
+from agents.classifier.training.data import OURS, Corpus, Prompt
 from agents.classifier.training.ridge import Design, Fit, Targets, design, known, solve
 from agents.classifier.training.targets import Labels, columns_of, labels_of, targets_of
 from agents.classifier.training.variants import with_variants
@@ -58,8 +58,8 @@ class Prepared:
 
 def prepare(corpus: Corpus) -> Prepared:
     """Look at all prompts and line up their labels."""
-    public = [prompt for prompt in corpus.classes if prompt.source != OWN]
-    own = with_variants([prompt for prompt in corpus.classes if prompt.source == OWN])
+    public = [prompt for prompt in corpus.classes if prompt.source not in OURS]
+    own = with_variants([prompt for prompt in corpus.classes if prompt.source in OURS])
     labels = labels_of(replace(corpus, classes=[*public, *own]))
     variants = np.array([prompt.variant for prompt in labels.prompts])
     made = design(look([prompt.text for prompt in labels.prompts]), corpus.meanings, variants)
@@ -82,7 +82,7 @@ def source_groups(prompts: Sequence[Prompt], count: int = SOURCE_GROUPS) -> Indi
     Sources are dealt out by class, so that those of one class lie in different parts.
     """
     first_class = {prompt.source: str(prompt.label) for prompt in reversed(prompts)}
-    order = sorted((label, source) for source, label in first_class.items() if source != OWN)
+    order = sorted((label, source) for source, label in first_class.items() if source not in OURS)
     part = {source: place % count for place, (_, source) in enumerate(order)}
     return np.array([part.get(prompt.source, -1) for prompt in prompts])
 
@@ -158,17 +158,13 @@ def held_out(prepared: Prepared, threads: Executor) -> HeldOut:
 
 
 def _unknown(made: Design, out: Indices, variant: NDArray[np.bool_]) -> Floats:
-    """Share of n-grams of left-out rows that would not be known without them."""
+    """Share of words of left-out rows that would not be known without them."""
     without = np.ones(len(made.dense), bool)
     without[out] = False
     without[: len(variant)] &= ~variant
     rest = made.inputs.take(np.flatnonzero(without)).grams
     count = known(np.bincount(rest.buckets, minlength=BUCKETS), made.lift[:-1])
-    grams = made.inputs.take(out).grams
-    strange = (~count[grams.buckets]).astype(np.float32)
-    shares = row_sums(strange[:, None], grams.starts)[:, 0]
-    shares /= np.maximum(np.diff(grams.starts), 1)
-    return shares
+    return strange(made.inputs.take(out).grams, count)
 
 
 def _scores_without(out: Indices, labels: Labels, made: Design, targets: Targets) -> Floats:

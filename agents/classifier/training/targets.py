@@ -9,7 +9,7 @@ import numpy as np
 
 from agents.classifier.cues import CLASSES
 from agents.classifier.learned.forest import Floats
-from agents.classifier.training.data import DOMAINS, OWN, Corpus, Prompt
+from agents.classifier.training.data import DOMAINS, OURS, OWN, Corpus, Prompt
 from agents.classifier.training.ridge import Targets
 
 OWN_COUNTS: Final = 25.0
@@ -107,7 +107,9 @@ def targets_of(labels: Labels) -> Targets:
 
 
 def _look_of(prompt: Prompt) -> str:
-    """The source whose prompts it looks like. GSM8K's own parts are one: apart, each was known but half as well."""
+    """The source whose prompts it looks like. GSM8K's two parts are one: apart, each was known but half as well."""
+    if prompt.source in OURS:
+        return OWN
     return "gsm8k" if prompt.source == "gsm8k_train" else prompt.source
 
 
@@ -132,7 +134,7 @@ def class_weights(prompts: Sequence[Prompt]) -> Floats:
     sizes = Counter(cell for row, cell in zip(rows, cells, strict=True) if not prompts[row].variant)
     raw = np.array([sizes[cell] ** -EVENNESS for cell in cells], np.float32)
     raw *= np.array([prompts[row].counts for row in rows], np.float32)
-    raw *= np.array([OWN_COUNTS if prompts[row].source == OWN else 1.0 for row in rows], np.float32)
+    raw *= np.array([OWN_COUNTS if prompts[row].source in OURS else 1.0 for row in rows], np.float32)
     totals: defaultdict[str, float] = defaultdict(float)
     for row, weight in zip(rows, raw, strict=True):
         totals[str(prompts[row].label)] += float(weight)
