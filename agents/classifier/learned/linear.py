@@ -104,5 +104,5 @@ def strange(grams: Rows, known: NDArray[np.bool_]) -> Floats:
     single = grams.buckets >= WORDS
     missing = single & ~known[grams.buckets]
     sums = row_sums(np.stack((missing, single), axis=1).astype(np.float32), grams.starts)
-    found: Floats = sums[:, 0] / np.maximum(sums[:, 1], 1)
+    found: Floats = (sums[:, 0] / np.maximum(sums[:, 1], 1)).astype(np.float32)
     return found
