@@ -89,20 +89,20 @@ class Linear(NamedTuple):
 
     def unknown(self, grams: Rows) -> Floats:
         """Share of words that training knows nothing of, for each row."""
-        return strange(grams, self.idf > 0)
+        return strange(grams, self.idf)
 
 
-def strange(grams: Rows, known: NDArray[np.bool_]) -> Floats:
+def strange(grams: Rows, known: NDArray[np.generic]) -> Floats:
     """Share of single words that are not known, for each row; 0 where there are none.
 
     Other n-grams are not asked: they share buckets with so many others that nearly all would pass as known.
 
     Args:
         grams: Counted n-grams.
-        known: Whether a bucket is. Shape (buckets,).
+        known: 0 for buckets that are not. Shape (buckets,).
     """
-    single = grams.buckets >= WORDS
-    missing = single & ~known[grams.buckets]
-    sums = row_sums(np.stack((missing, single), axis=1).astype(np.float32), grams.starts)
-    found: Floats = (sums[:, 0] / np.maximum(sums[:, 1], 1)).astype(np.float32)
+    places = np.flatnonzero(grams.buckets >= WORDS)
+    missing = np.concatenate(([0], np.cumsum(known[grams.buckets[places]] == 0)))
+    ends = np.searchsorted(places, grams.starts)
+    found: Floats = (np.diff(missing[ends]) / np.maximum(np.diff(ends), 1)).astype(np.float32)
     return found
