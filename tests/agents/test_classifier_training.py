@@ -4,17 +4,23 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agents.classifier.learned.inputs import look
+from agents.classifier.learned.ngrams import BUCKETS, WORDS, word_buckets
 from agents.classifier.learned.store import load, read_card
 from agents.classifier.training import ridge
-from agents.classifier.training.data import OWN, Prompt, read_labels, read_own, read_prompts
+from agents.classifier.training.data import LABELLED, OWN, Prompt, read_labels, read_own, read_prompts
 from agents.classifier.training.fit import SOURCE_GROUPS, held_out, prepare, source_groups
 from agents.classifier.training.run import run
+from agents.classifier.training.targets import class_weights
+from agents.classifier.training.variants import with_variants
+from agents.classifier.training.words import Meanings, read_meanings
 from schemas.enums import TaskClass
 from schemas.errors import InputError
 
@@ -143,14 +149,75 @@ def test_what_is_scored_was_not_trained_on(small: Path, monkeypatch: pytest.Monk
         found = held_out(prepared, threads)
     assert found.seen.any()
     assert (~found.seen).any()
-    assert len(fits) == len(set(found.rows.tolist()))
+    scored = set(found.rows.tolist())
+    assert scored == {row for row in fits if not prompts[row].variant}
+    assert any(prompts[row].variant for row in fits)
+
+
+def test_a_prompt_in_other_layouts_counts_as_one_and_stays_in_its_fold():
+    prompt = Prompt(
+        source=OWN, text="Sort these words. Pear, fig, plum.", fold=3, label=TaskClass.EXTRACT, domain="other"
+    )
+    found = with_variants([prompt, replace(prompt, text="ok")])
+    texts = [each.text for each in found]
+    assert texts == [
+        "Sort these words. Pear, fig, plum.",
+        "Sort these words.\n\nPear, fig, plum.",
+        "sort these words. pear, fig, plum",
+        "ok",
+    ]
+    assert sum(each.counts for each in found) == pytest.approx(2)
+    assert {each.fold for each in found} == {3}
+    assert [each.variant for each in found] == [False, True, True, False]
+    # The weight of the class head is shared, too: a prompt is worth the same with variants as without.
+    weights = class_weights(found)
+    assert weights[:3].sum() == pytest.approx(weights[3])
+
+
+def test_words_of_like_meaning_share_what_was_learnt_of_one():
+    """A word that no prompt holds gets the weight of those that lie near it; one without a vector gets none."""
+    texts = [f"write a {kind} number {number}" for number in range(40) for kind in ("haiku", "invoice")]
+    values = np.array([[1.0], [0.0]] * 40, np.float32)
+    vectors = np.zeros((BUCKETS - WORDS, 2), np.float32)
+    for words, direction in (((b"haiku", b"limerick"), 0), ((b"invoice", b"receipt"), 1)):
+        vectors[word_buckets(words) - WORDS, direction] = 1.0
+    made = ridge.design(look(texts), Meanings(4, vectors))
+    targets = ridge.Targets(
+        values=values,
+        weights=np.ones_like(values),
+        ridge=np.ones(1, np.float32),
+        form=np.ones(1, np.float32),
+    )
+    fit = ridge.solve(made, targets, np.arange(len(texts)))
+    assert fit.scores(made, np.arange(2)).ravel() == pytest.approx([1, 0], abs=0.1)
+    of_words = fit.of_grams[word_buckets([b"limerick", b"receipt", b"zzz"])].ravel()
+    assert of_words[0] > 0.05
+    assert of_words[1] < -0.05
+    assert of_words[2] == 0
+    packed = fit.pack(made).scores(look(["write a limerick number 3", "write a receipt number 3"])).ravel()
+    assert packed[0] - packed[1] > 0.05
+
+
+def test_vectors_of_words_are_read_and_a_broken_file_is_named(tmp_path: Path):
+    assert read_meanings(tmp_path / "words.npz") is None
+    path = tmp_path / "words.npz"
+    np.savez(path, words=np.frombuffer(b"sea\nlake", np.uint8), vectors=np.array([[3, 0], [2, 1]], np.int8))
+    meanings = read_meanings(path)
+    assert meanings is not None
+    assert meanings.vectors[word_buckets([b"lake"])[0] - WORDS].tolist() == [2, 1]
+    np.savez(path, words=np.frombuffer(b"sea", np.uint8), vectors=np.zeros((2, 2), np.int8))
+    with pytest.raises(InputError, match="has 1 words and 2 vectors"):
+        read_meanings(path)
+    path.write_bytes(b"no")
+    with pytest.raises(InputError, match="holds no vectors"):
+        read_meanings(path)
 
 
 def test_labels_of_ones_own_count_as_our_prompts(tmp_path: Path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "book a court", "label": "chat", "source": "mine"}\n', encoding="utf-8")
     (prompt,) = read_labels(path)
-    assert (prompt.source, prompt.label) == (OWN, TaskClass.CHAT)
+    assert (prompt.source, prompt.label) == (LABELLED, TaskClass.CHAT)
     path.write_text('{"prompt": "book a court"}\n', encoding="utf-8")
     with pytest.raises(InputError, match="prompt 1 has no label"):
         read_labels(path)

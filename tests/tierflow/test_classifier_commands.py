@@ -16,7 +16,7 @@ def write(path: Path, *rows: dict[str, object]) -> Path:
 def test_the_card(capsys: pytest.CaptureFixture[str]):
     assert main(["--json", "classifier", "card"]) == 0
     card = json.loads(capsys.readouterr().out)
-    assert card["version"].startswith("router-1+")
+    assert card["version"].startswith("router-2+")
     assert card["scores_on_held_out"]["classes"]["unseen"]["accuracy"] > 0.6
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from agents.classifier.learned.forest import Floats
 from agents.classifier.learned.inputs import Inputs
-from agents.classifier.learned.ngrams import Rows
+from agents.classifier.learned.ngrams import WORDS, Rows
 
 CLIP: Final = 4.0
 """Standard deviations that a dense feature counts at most: one odd prompt must not outvote its words."""
@@ -88,8 +88,21 @@ class Linear(NamedTuple):
         return found
 
     def unknown(self, grams: Rows) -> Floats:
-        """Share of n-grams that training has not seen often, for each row."""
-        strange = (self.idf[grams.buckets] == 0).astype(np.float32)
-        shares = row_sums(strange[:, None], grams.starts)[:, 0]
-        shares /= np.maximum(np.diff(grams.starts), 1)
-        return shares
+        """Share of words that training knows nothing of, for each row."""
+        return strange(grams, self.idf)
+
+
+def strange(grams: Rows, known: NDArray[np.generic]) -> Floats:
+    """Share of single words that are not known, for each row; 0 where there are none.
+
+    Other n-grams are not asked: they share buckets with so many others that nearly all would pass as known.
+
+    Args:
+        grams: Counted n-grams.
+        known: 0 for buckets that are not. Shape (buckets,).
+    """
+    places = np.flatnonzero(grams.buckets >= WORDS)
+    missing = np.concatenate(([0], np.cumsum(known[grams.buckets[places]] == 0)))
+    ends = np.searchsorted(places, grams.starts)
+    found: Floats = (np.diff(missing[ends]) / np.maximum(np.diff(ends), 1)).astype(np.float32)
+    return found

@@ -102,6 +102,8 @@ class Model:
         sensitive: Slope and offset from the score to a probability.
         subject_gain: Gain of each subject. Shape (subjects,).
         experts: Source -> the trees that say what a strong model is worth on prompts like its own.
+        levels: Source -> what is added to that, so that a source's prompts are worth on average what the prior of their
+            classes says: experts tell apart the prompts of a source, the prior sources and classes.
         outcomes: Sets of models whose outcomes were learnt.
     """
 
@@ -112,6 +114,7 @@ class Model:
     sensitive: tuple[float, float]
     subject_gain: Floats
     experts: Mapping[str, Forest]
+    levels: Mapping[str, float]
     outcomes: Mapping[str, Outcomes]
 
     def judge(
@@ -193,11 +196,10 @@ class Model:
 
     def _gain(self, inputs: Inputs, parts: Mapping[str, Floats], classes: Floats) -> Floats:
         """What a strong model is worth: as learnt on sources like this, else by the prior of the class."""
-        prior = np.array([PRIOR_GAIN[each] for each in CLASSES], np.float32)
-        gain: Floats = classes @ prior
+        gain: Floats = classes @ prior_gains()
         for name, forest in self.experts.items():
             score = parts["source"][:, self.heads["source"].index(name)]
-            gate = np.clip((score - GATE_FROM) / (GATE_TO - GATE_FROM), 0.0, 1.0)
+            gate = gate_of(score)
             rows = np.flatnonzero(gate > 0)
             if not len(rows):
                 continue
@@ -207,8 +209,19 @@ class Model:
                 words = self._seldom.scores(inputs.take(rows))
                 of_subject = softmax(SHARPNESS_OF_SUBJECTS * words[:, :-1]) @ self.subject_gain
                 learnt = mixed_views(of_form, words[:, -1], of_subject)
-            gain[rows] = gate[rows] * learnt + (1 - gate[rows]) * gain[rows]
+            gain[rows] = gate[rows] * (learnt + self.levels[name]) + (1 - gate[rows]) * gain[rows]
         return gain
+
+
+def prior_gains() -> Floats:
+    """``PRIOR_GAIN`` in the order of the classes. Shape (classes,)."""
+    return np.array([PRIOR_GAIN[each] for each in CLASSES], np.float32)
+
+
+def gate_of(score: Floats) -> Floats:
+    """How far what was learnt on a source is trusted, by the source's score. Shape (rows,)."""
+    found: Floats = np.clip((score - GATE_FROM) / (GATE_TO - GATE_FROM), 0.0, 1.0)
+    return found
 
 
 def mixed_views(form: Floats, words: Floats, subjects: Floats) -> Floats:

@@ -1,8 +1,9 @@
 """Hashed n-grams of prompts in a few array operations, one prompt or many at once.
 
-Words (one and two in a row) and characters (four in a row) each get a number below ``BUCKETS``. The hash of a
-stretch of bytes is that of a polynomial in a fixed base modulo 2^64; sums up to each byte give the hash of every
-stretch by one subtraction (Rabin and Karp), so that no Python runs per n-gram. It's the same on every machine.
+Words (one and two in a row) and characters (four in a row) each get a number below ``BUCKETS``; single words have the
+upper half to themselves, because training knows something of words that it has never seen (see ``training.words``).
+The hash of a stretch of bytes is that of a polynomial in a fixed base modulo 2^64; sums up to each byte give the hash
+of every stretch by one subtraction (Rabin and Karp), so that no Python runs per n-gram. It's the same on every machine.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 
 from agents.classifier.features import HEAD, TAIL
 
-BITS: Final = 16
+_HALF_BITS: Final = 16
+WORDS: Final = 1 << _HALF_BITS
+"""From here on are the buckets of single words."""
+BITS: Final = _HALF_BITS + 1
 BUCKETS: Final = 1 << BITS
 CHARACTERS: Final = (4,)
 """Lengths of the character n-grams."""
@@ -29,7 +33,7 @@ _OPENING_SEED: Final = np.uint64(0x8BB84B93962EACC9)
 _CLOSING_SEED: Final = np.uint64(0x2D358DCCAA6C78A5)
 _PAIR_SEED: Final = np.uint64(0xA0761D6478BD642F)
 _MIX: Final = np.uint64(0xFF51AFD7ED558CCD)
-_SHIFT: Final = np.uint64(64 - BITS)
+_SHIFT: Final = np.uint64(64 - _HALF_BITS)
 _FOLD: Final = np.uint64(32)
 _SPACE: Final = 32
 
@@ -68,6 +72,24 @@ def _powers(count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
 _UP, _DOWN = _powers(2 * CHUNK)
 
 
+def word_buckets(words: Sequence[bytes]) -> NDArray[np.int64]:
+    """The bucket of each word on its own. Shape (words,).
+
+    Args:
+        words: Each as ``words_in`` gives it.
+    """
+    with np.errstate(over="ignore"):
+        hashes = [
+            (np.frombuffer(word, np.uint8) * _UP[: len(word)]).sum(dtype=np.uint64) + _WORD_SEED for word in words
+        ]
+    return _bucket(np.array(hashes, np.uint64)) + WORDS
+
+
+def words_in(text: str) -> list[bytes]:
+    """The words that are counted in a prompt."""
+    return window(text).translate(_FLAT).split()
+
+
 def window(text: str) -> bytes:
     """The part of a prompt that is looked at: its start and its end, as UTF-8."""
     if len(text) > HEAD + TAIL:
@@ -103,10 +125,13 @@ def _words(raws: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]
     # A pair starts where its first word does, and ends where its second does.
     from_start, to_end = np.concatenate((from_start, from_start[pair])), np.concatenate((to_end, to_end[pair + 1]))
     hashes = np.concatenate((hashes, hashes[pair] * _PAIR_SEED + hashes[pair + 1]))
+    single = len(rows)
     rows = np.concatenate((rows, rows[pair]))
     opening, closing = from_start < OPENING, to_end < CLOSING
     hashes = np.concatenate((hashes, hashes[opening] * _OPENING_SEED, hashes[closing] * _CLOSING_SEED))
-    return _bucket(hashes), np.concatenate((rows, rows[opening], rows[closing]))
+    buckets = _bucket(hashes)
+    buckets[:single] += WORDS
+    return buckets, np.concatenate((rows, rows[opening], rows[closing]))
 
 
 def _characters(raws: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

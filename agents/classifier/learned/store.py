@@ -22,9 +22,9 @@ from agents.classifier.learned.ngrams import BUCKETS
 from agents.classifier.learned.sureness import Confidence
 from schemas.errors import ConfigurationError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the file; raised when features or arrays change their meaning."""
-SHIPPED: Final = "router-1.npz"
+SHIPPED: Final = "router-2.npz"
 _HASH_DIGITS: Final = 8
 _ARRAYS: Final = {"linear": Linear._fields, "forest": Forest._fields}
 
@@ -35,7 +35,7 @@ def save(model: Model, path: Path, *, name: str, card: Mapping[str, Any]) -> Map
     Args:
         model: What to write.
         path: Where to; replaced in one step. The card lies beside it, as JSON.
-        name: Version without checksum, such as ``router-1``.
+        name: Version without checksum, such as ``router-2``.
         card: Lineage: data, folds, scores, date, code version.
 
     Returns:
@@ -58,6 +58,7 @@ def save(model: Model, path: Path, *, name: str, card: Mapping[str, Any]) -> Map
         "sharpness": model.confidence.sharpness,
         "sensitive": list(model.sensitive),
         "experts": list(model.experts),
+        "levels": dict(model.levels),
         "outcomes": [[key, list(outcomes.models)] for key, outcomes in model.outcomes.items()],
     }
     arrays["meta"] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
@@ -156,6 +157,7 @@ def _model(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], version:
         sensitive=(float(meta["sensitive"][0]), float(meta["sensitive"][1])),
         subject_gain=arrays["subject_gain"],
         experts={source: forest(f"expert.{source}") for source in meta["experts"]},
+        levels={source: float(level) for source, level in meta["levels"].items()},
         outcomes={
             key: Outcomes(models=tuple(models), forest=forest(f"outcomes.{key}")) for key, models in meta["outcomes"]
         },

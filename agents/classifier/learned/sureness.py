@@ -40,7 +40,7 @@ class Evidence(NamedTuple):
     familiarity: Floats
     """Highest score of a training source: about 1 for its own prompts. Shape (rows,)."""
     unknown: Floats
-    """Share of n-grams not seen in training. Shape (rows,)."""
+    """Share of words that training knows nothing of. Shape (rows,)."""
 
     def columns(self) -> Floats:
         """The regressors of the confidence. Shape (rows, 7)."""

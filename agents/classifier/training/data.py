@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.classifier.cues import CLASSES
+from agents.classifier.training.words import FILE as WORDS_FILE
+from agents.classifier.training.words import Meanings, read_meanings
 from schemas.enums import TaskClass
 from schemas.errors import InputError
 
 OWN: Final = "own"
 """Source of the prompts written for this project."""
+LABELLED: Final = "labels"
+"""Source of labelled prompts of one's own traffic: few, so they must not drown in those of the project."""
+OURS: Final = frozenset({OWN, LABELLED})
+"""Sources in the style of production: they weigh more, are laid out in several ways and never left out."""
 FOLDS: Final = 5
 
 DOMAINS: Final = ("mathematics", "computing", "science", "health", "humanities", "social", "business_law", "other")
@@ -41,6 +47,10 @@ class Prompt:
     """Quality of a strong model's answer."""
     scores: Mapping[str, float] | None = None
     """Quality of each model's answer, by the model's name."""
+    counts: float = 1.0
+    """How much of a prompt this row is for the class; see ``variants``."""
+    variant: bool = False
+    """Whether it's another prompt in another layout: trained on, never scored."""
 
 
 def rows_of(path: Path, *, comments: bool = False) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -161,10 +171,12 @@ class Corpus:
     pairs: Sequence[Prompt]
     multi: Sequence[Prompt]
     personal: Sequence[Prompt]
+    meanings: Meanings | None = None
+    """Vectors of words; without them a word that no prompt holds says nothing."""
 
 
 def read_labels(path: Path) -> list[Prompt]:
-    """Labelled prompts of one's own traffic: they count as much as those written for this project.
+    """Labelled prompts of one's own traffic: all of a class together count about as much as those of this project.
 
     Raises:
         InputError: A line has no label, or is wrong; names it.
@@ -173,7 +185,7 @@ def read_labels(path: Path) -> list[Prompt]:
     for number, prompt in enumerate(prompts, 1):
         if prompt.label is None:
             raise InputError(f"{path}: prompt {number} has no label")
-    return [replace(prompt, source=OWN) for prompt in prompts]
+    return [replace(prompt, source=LABELLED) for prompt in prompts]
 
 
 def read_corpus(folder: Path, labels: Sequence[Path] = ()) -> Corpus:
@@ -192,6 +204,7 @@ def read_corpus(folder: Path, labels: Sequence[Path] = ()) -> Corpus:
         pairs=read_prompts(folder / "pairs.jsonl.gz"),
         multi=read_prompts(folder / "multi.jsonl.gz"),
         personal=read_prompts(folder / "personal.jsonl.gz"),
+        meanings=read_meanings(folder / WORDS_FILE),
     )
 
 

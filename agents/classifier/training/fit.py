@@ -16,11 +16,14 @@ from agents.classifier.cues import CLASSES
 from agents.classifier.learned.boosting import Growth, bagged, grow
 from agents.classifier.learned.forest import Floats, Forest
 from agents.classifier.learned.inputs import look
-from agents.classifier.learned.model import Model, Outcomes
+from agents.classifier.learned.linear import strange
+from agents.classifier.learned.model import Model, Outcomes, prior_gains
+from agents.classifier.learned.ngrams import BUCKETS
 from agents.classifier.learned.sureness import Confidence, Evidence, fit_logistic
-from agents.classifier.training.data import OWN, Corpus, Prompt
-from agents.classifier.training.ridge import Design, Fit, Targets, design, solve
+from agents.classifier.training.data import OURS, Corpus, Prompt
+from agents.classifier.training.ridge import Design, Fit, Targets, design, known, solve
 from agents.classifier.training.targets import Labels, columns_of, labels_of, targets_of
+from agents.classifier.training.variants import with_variants
 
 Indices = NDArray[np.int64]
 
@@ -55,8 +58,11 @@ class Prepared:
 
 def prepare(corpus: Corpus) -> Prepared:
     """Look at all prompts and line up their labels."""
-    labels = labels_of(corpus)
-    made = design(look([prompt.text for prompt in labels.prompts]))
+    public = [prompt for prompt in corpus.classes if prompt.source not in OURS]
+    own = with_variants([prompt for prompt in corpus.classes if prompt.source in OURS])
+    labels = labels_of(replace(corpus, classes=[*public, *own]))
+    variants = np.array([prompt.variant for prompt in labels.prompts])
+    made = design(look([prompt.text for prompt in labels.prompts]), corpus.meanings, variants)
     return Prepared(corpus=corpus, labels=labels, made=made, targets=targets_of(labels))
 
 
@@ -76,7 +82,7 @@ def source_groups(prompts: Sequence[Prompt], count: int = SOURCE_GROUPS) -> Indi
     Sources are dealt out by class, so that those of one class lie in different parts.
     """
     first_class = {prompt.source: str(prompt.label) for prompt in reversed(prompts)}
-    order = sorted((label, source) for source, label in first_class.items() if source != OWN)
+    order = sorted((label, source) for source, label in first_class.items() if source not in OURS)
     part = {source: place % count for place, (_, source) in enumerate(order)}
     return np.array([part.get(prompt.source, -1) for prompt in prompts])
 
@@ -126,26 +132,39 @@ def held_out(prepared: Prepared, threads: Executor) -> HeldOut:
     targets = only(prepared.targets, columns_of(labels.heads, ("class", "source")))
     group = source_groups(prompts)
     fold = np.array([prompt.fold for prompt in prompts])
+    variant = np.array([prompt.variant for prompt in prompts])
     truth = np.array([CLASSES.index(prompt.label) for prompt in prompts if prompt.label])
     outs = [(np.flatnonzero(group == number), False, number) for number in range(SOURCE_GROUPS)]
     outs += [(np.flatnonzero(fold == number), True, -1) for number in SEEN_FOLDS]
     scored = threads.map(lambda out: _scores_without(out[0], labels, made, targets), outs)
-    parts = [(out, found, seen, number) for (out, seen, number), found in zip(outs, scored, strict=True)]
+    parts = [
+        (out[~variant[out]], found[~variant[out]], seen, number)
+        for (out, seen, number), found in zip(outs, scored, strict=True)
+    ]
     rows = np.concatenate([out for out, _, _, _ in parts])
     scores = np.concatenate([found for _, found, _, _ in parts])
     classes = scores[:, : len(CLASSES)]
-    unknown = made.idf[made.inputs.grams.buckets] == 0
-    starts = made.inputs.grams.starts
-    shares = np.array(
-        [unknown[starts[row] : starts[row + 1]].mean() if starts[row + 1] > starts[row] else 1.0 for row in rows]
-    )
     return HeldOut(
         rows=rows,
-        evidence=Evidence(classes, scores[:, len(CLASSES) :].max(axis=1), shares.astype(np.float32)),
+        evidence=Evidence(
+            classes,
+            scores[:, len(CLASSES) :].max(axis=1),
+            np.concatenate([_unknown(made, out[~variant[out]], variant) for out, _, _, _ in parts]),
+        ),
         right=(classes.argmax(axis=1) == truth[rows]).astype(np.float32),
         seen=np.concatenate([np.full(len(out), seen) for out, _, seen, _ in parts]),
         group=np.concatenate([np.full(len(out), number) for out, _, _, number in parts]),
     )
+
+
+def _unknown(made: Design, out: Indices, variant: NDArray[np.bool_]) -> Floats:
+    """Share of words of left-out rows that would not be known without them."""
+    without = np.ones(len(made.dense), bool)
+    without[out] = False
+    without[: len(variant)] &= ~variant
+    rest = made.inputs.take(np.flatnonzero(without)).grams
+    count = known(np.bincount(rest.buckets, minlength=BUCKETS), made.lift[:-1])
+    return strange(made.inputs.take(out).grams, count)
 
 
 def _scores_without(out: Indices, labels: Labels, made: Design, targets: Targets) -> Floats:
@@ -238,10 +257,24 @@ def train(
         sensitive=_sensitive(prepared, fit.scores(made, np.arange(len(labels.prompts)))),
         subject_gain=subject_gains(corpus.pairs, labels.heads["subject"]),
         experts=experts,
+        levels=dict.fromkeys(experts, 0.0),
         outcomes={},
     )
+    tell("levels, and the models of others")
+    model = replace(model, levels=_levels(model, corpus))
     model = with_multi(model, corpus, seed)
     return model, prepared, found
+
+
+def _levels(model: Model, corpus: Corpus) -> dict[str, float]:
+    """By how much the prior of the classes lies above what was learnt, on average, for each source with an expert."""
+    found = {}
+    for name in model.experts:
+        pairs = [pair for pair in corpus.pairs if pair.source == name]
+        classes = model.view(look([pair.text for pair in pairs])).classes
+        gains = np.array([(pair.strong or 0.0) - (pair.weak or 0.0) for pair in pairs])
+        found[name] = round(float((classes @ prior_gains()).mean() - gains.mean()), 4)
+    return found
 
 
 def with_multi(model: Model, corpus: Corpus, seed: int) -> Model:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from agents.classifier.cues import CLASSES
 from agents.classifier.learned.forest import Floats
-from agents.classifier.learned.model import SHARPNESS_OF_SUBJECTS, mixed_views, softmax
+from agents.classifier.learned.model import SHARPNESS_OF_SUBJECTS, gate_of, mixed_views, prior_gains, softmax
+from agents.classifier.learned.sureness import Confidence, Evidence
 from agents.classifier.metrics import Numbers, calibration_error, class_scores, routing
 from agents.classifier.training.data import FOLDS, Prompt
 from agents.classifier.training.fit import (
@@ -106,20 +107,49 @@ class PairScores:
     """As learnt from ``FEW`` labels; NaN for other sources than MMLU."""
 
 
-def pair_scores(prepared: Prepared, seed: int, tell: Callable[[str], None] = lambda _: None) -> PairScores:
-    """Score each question by a fit on the other folds: words, subjects and trees alike."""
+def pair_scores(
+    prepared: Prepared, confidence: Confidence, seed: int, tell: Callable[[str], None] = lambda _: None
+) -> PairScores:
+    """Score each question as the model would, all of it fitted on the other folds.
+
+    That is words, subjects, trees, and the classes and sources by which it's told how far to trust those.
+
+    Args:
+        prepared: The corpus.
+        confidence: Calibration of the class; it has seen no outcome.
+        seed: Of all chance.
+        tell: Told what is being done.
+    """
     labels, made = prepared.labels, prepared.made
     first = labels.class_rows
     prompts = labels.prompts[first : first + labels.pair_rows]
     source = np.array([prompt.source for prompt in prompts])
     fold = np.array([prompt.fold for prompt in prompts])
     targets = only(prepared.targets, columns_of(labels.heads, ("subject", "gain")))
+    told = only(prepared.targets, columns_of(labels.heads, ("class", "source")))
+    of_rows = np.array([prompt.fold for prompt in labels.prompts])
+    told_rows = told.weights.any(axis=1)
+    gains = np.array([(prompt.strong or 0.0) - (prompt.weak or 0.0) for prompt in prompts], np.float32)
     learnt, few = np.zeros(len(prompts)), np.full(len(prompts), np.nan)
+
+    def prior_and_gates(number: int) -> tuple[Floats, Mapping[str, Floats]]:
+        rows = np.arange(first, first + len(prompts))
+        scores = solve(made, told, np.flatnonzero(told_rows & (of_rows != number))).scores(made, rows)
+        sources = scores[:, len(CLASSES) :]
+        unknown = np.zeros(len(rows), np.float32)  # next to nothing of benchmarks like these
+        classes, _ = confidence.of(Evidence(scores[:, : len(CLASSES)], sources.max(axis=1), unknown))
+        gates = {name: gate_of(sources[:, labels.heads["source"].index(name)]) for name in GROWTHS}
+        return classes @ prior_gains(), gates
+
+    def gated(learnt: Floats, train: NDArray[np.int64], test: NDArray[np.int64], prior: Floats, gate: Floats) -> Floats:
+        level = prior[train].mean() - gains[train].mean()
+        found: Floats = gate[test] * (learnt + level) + (1 - gate[test]) * prior[test]
+        return found
 
     def words(train: NDArray[np.int64], test: NDArray[np.int64]) -> tuple[Floats, Floats]:
         scores = solve(made, targets, train + first).scores(made, test + first)
-        gains = subject_gains([prompts[row] for row in train], labels.heads["subject"])
-        return scores[:, -1], softmax(SHARPNESS_OF_SUBJECTS * scores[:, :-1]) @ gains
+        of_subject = subject_gains([prompts[row] for row in train], labels.heads["subject"])
+        return scores[:, -1], softmax(SHARPNESS_OF_SUBJECTS * scores[:, :-1]) @ of_subject
 
     def form(name: str, train: NDArray[np.int64], test: NDArray[np.int64]) -> Floats:
         forest = fit_expert(made.inputs.dense[train + first], [prompts[row] for row in train], GROWTHS[name], seed)
@@ -132,15 +162,17 @@ def pair_scores(prepared: Prepared, seed: int, tell: Callable[[str], None] = lam
     random = np.random.default_rng(seed)
     for number in range(FOLDS):
         tell(f"fold {number + 1} of {FOLDS}")
+        prior, gates = prior_and_gates(number)
         test = np.flatnonzero((source == "mmlu") & (fold == number))
         train = np.flatnonzero((source == "mmlu") & (fold != number))
         some = np.sort(random.choice(train, min(FEW, len(train)), replace=False))
         with ThreadPoolExecutor(THREADS) as threads:
             all_, part = threads.submit(mmlu, train, test), threads.submit(mmlu, some, test)
-            learnt[test], few[test] = all_.result(), part.result()
+            learnt[test] = gated(all_.result(), train, test, prior, gates["mmlu"])
+            few[test] = gated(part.result(), some, test, prior, gates["mmlu"])
         test = np.flatnonzero((source == "gsm8k") & (fold == number))
         train = np.flatnonzero((source == "gsm8k") & (fold != number))
-        learnt[test] = form("gsm8k", train, test)
+        learnt[test] = gated(form("gsm8k", train, test), train, test, prior, gates["gsm8k"])
     return PairScores(prompts=prompts, learnt=learnt, few=few)
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.classifier.learned.forest import Floats
 from agents.classifier.learned.inputs import Inputs
 from agents.classifier.learned.linear import CLIP, Linear, weigh
-from agents.classifier.learned.ngrams import BUCKETS
+from agents.classifier.learned.ngrams import BUCKETS, WORDS
+from agents.classifier.training.words import Meanings
 from schemas.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 RARE: Final = 3
 """Prompts that an n-gram must occur in to count: a rarer one says more of its prompt than of its class."""
+FORM: Final = 0.5
+"""Length of a row of features of form beside its words, whose length is one: form is what differs most between sources
+that mean the same."""
 ROUNDS: Final = 20
 """Steps of conjugate gradients. Stopping early is a ridge of its own; more did not help on held-out sources."""
 
@@ -33,7 +38,7 @@ class Targets:
         values: Shape (rows, outputs).
         weights: Of each row for each output, 0 where it has no label. Shape (rows, outputs).
         ridge: Pull towards 0 of each output. Shape (outputs,).
-        form: Whether an output also sees the dense features, else only words. Shape (outputs,).
+        form: Whether an output also sees the dense columns, else only n-grams. Shape (outputs,).
     """
 
     values: Floats
@@ -52,7 +57,10 @@ class Design:
         sparse: Weighted n-grams. Shape (rows, buckets).
         centre: Of the dense features.
         spread: Of the dense features.
-        dense: Standardised and scaled so that a row has length one or so. Shape (rows, columns).
+    dense: Features of form, standardised, then the meaning of a row's words, centred; a row of either has a length of
+            ``FORM`` and one or so. Shape (rows, columns + directions).
+        lift: From single words to their share in the directions, and, in the last row, what centring takes off. Shape
+            (BUCKETS - WORDS + 1, directions).
     """
 
     inputs: Inputs
@@ -61,10 +69,16 @@ class Design:
     centre: Floats
     spread: Floats
     dense: Floats
+    lift: Floats
 
 
-def design(inputs: Inputs) -> Design:
+def design(inputs: Inputs, meanings: Meanings | None = None, variants: NDArray[np.bool_] | None = None) -> Design:
     """Prepare prompts for fits. Labels play no part, so held-out prompts may be among them.
+
+    Args:
+        inputs: The prompts.
+        meanings: Vectors of words, if there are any.
+        variants: Rows that are another row in another layout: they don't make an n-gram more frequent. Shape (rows,).
 
     Raises:
         MissingExtraError: SciPy isn't installed.
@@ -75,17 +89,35 @@ def design(inputs: Inputs) -> Design:
         raise MissingExtraError("scipy", "train") from error
     grams = inputs.grams
     rows = len(inputs.dense)
-    in_prompts = np.bincount(grams.buckets, minlength=BUCKETS)
-    idf = (np.log((1 + rows) / (1 + in_prompts)) + 1).astype(np.float32)
-    idf[in_prompts < RARE] = 0
+    vectors = np.zeros((BUCKETS - WORDS, 0), np.float32) if meanings is None else meanings.vectors
+    counted = grams if variants is None else inputs.take(np.flatnonzero(~variants)).grams
+    in_prompts = np.bincount(counted.buckets, minlength=BUCKETS)
+    idf = (np.log((1 + len(counted.starts)) / (1 + in_prompts)) + 1).astype(np.float32)
+    idf[~known(in_prompts, vectors)] = 0
     weights = weigh(grams, idf)
     kept = weights > 0
     ends = np.concatenate(([0], np.cumsum(kept)))
     sparse = csr_matrix((weights[kept], grams.buckets[kept], ends[grams.starts]), shape=(rows, BUCKETS))
     centre = inputs.dense.mean(axis=0)
     spread = inputs.dense.std(axis=0) + 1e-6
-    dense = np.clip((inputs.dense - centre) / spread, -CLIP, CLIP) / np.float32(np.sqrt(inputs.dense.shape[1]))
-    return Design(inputs=inputs, idf=idf, sparse=sparse, centre=centre, spread=spread, dense=dense)
+    form = np.clip((inputs.dense - centre) / spread, -CLIP, CLIP) * _scale(inputs.dense.shape[1])
+    meaning = sparse[:, WORDS:] @ vectors
+    spreads = max(float(meaning.var(axis=0).sum()) ** 0.5, 1e-6)
+    dense = np.concatenate((form, (meaning - meaning.mean(axis=0)) / spreads), axis=1, dtype=np.float32)
+    lift = np.concatenate((vectors, -meaning.mean(axis=0)[None]), dtype=np.float32) / np.float32(spreads)
+    return Design(inputs=inputs, idf=idf, sparse=sparse, centre=centre, spread=spread, dense=dense, lift=lift)
+
+
+def known(in_prompts: NDArray[np.int64], vectors: Floats) -> NDArray[np.bool_]:
+    """Which buckets count: those of enough prompts, and those of rarer words with a meaning. Shape (buckets,)."""
+    found = in_prompts >= RARE
+    found[WORDS:] |= vectors.any(axis=1)
+    return found
+
+
+def _scale(columns: int) -> np.float32:
+    """Factor of standardised features of form: with it their rows are of length ``FORM`` or so."""
+    return np.float32(FORM / np.sqrt(columns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +130,15 @@ class Fit:
 
     def scores(self, made: Design, rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Floats:
         """Scores of some prompts. Shape (rows, outputs)."""
-        found: Floats = made.sparse[rows] @ self.of_grams + made.dense[rows] @ self.of_dense + self.bias
+        form = made.dense[rows, : len(self.of_dense)]
+        found: Floats = made.sparse[rows] @ self.of_grams + form @ self.of_dense + self.bias
         return found
 
     def pack(self, made: Design) -> Linear:
         """Weights as the model keeps them: n-grams in steps of 1/127 of an output's largest."""
         units = np.maximum(np.abs(self.of_grams).max(axis=0), 1e-9) / 127
         table = np.rint(self.of_grams / units).astype(np.int8)
-        dense = self.of_dense / np.float32(np.sqrt(len(self.of_dense)))
+        dense = self.of_dense * _scale(len(self.of_dense))
         return Linear(
             made.idf, table, units.astype(np.float32), made.centre, made.spread, dense.astype(np.float32), self.bias
         )
@@ -126,6 +159,7 @@ def solve(made: Design, targets: Targets, rows: "np.ndarray[tuple[int], np.dtype
     shape = (len(targets.ridge),)
     of_grams = np.zeros((BUCKETS, *shape), np.float32)
     of_dense = np.zeros((dense.shape[1], *shape), np.float32)
+    columns = dense.shape[1] - made.lift.shape[1]
     error = weights * (values - bias)
     rest_grams, rest_dense = turned @ error, (dense.T @ error) * targets.form
     step_grams, step_dense = rest_grams.copy(), rest_dense.copy()
@@ -145,4 +179,7 @@ def solve(made: Design, targets: Targets, rows: "np.ndarray[tuple[int], np.dtype
         step_grams = rest_grams + turn * step_grams
         step_dense = rest_dense + turn * step_dense
         size = fresh
-    return Fit(of_grams=of_grams, of_dense=of_dense, bias=bias)
+    # What a direction says is what its words say: nothing of it has to be known when answering.
+    of_meaning = made.lift @ of_dense[columns:]
+    of_grams[WORDS:] += of_meaning[:-1]
+    return Fit(of_grams=of_grams, of_dense=of_dense[:columns], bias=bias + of_meaning[-1])

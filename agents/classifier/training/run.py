@@ -11,7 +11,7 @@ from agents.classifier.training.fit import train
 from agents.classifier.training.folds import class_report, pair_scores, routing_report
 from agents.classifier.training.tiers import Answered, with_tiers
 
-NAME: Final = "router-1"
+NAME: Final = "router-2"
 SEED: Final = 7
 Tell = Callable[[str], None]
 
@@ -60,7 +60,7 @@ def run(
     model, prepared, found = train(corpus, version=NAME, seed=seed, tell=tell)
     scores: dict[str, Any] = {"classes": class_report(found, prepared.labels.prompts)}
     if folds:
-        scores["routing"] = routing_report(pair_scores(prepared, seed, tell))
+        scores["routing"] = routing_report(pair_scores(prepared, model.confidence, seed, tell))
     if answered is not None:
         model = with_tiers(model, answered)
     card = {
@@ -69,6 +69,7 @@ def run(
             "questions_with_weak_and_strong": len(corpus.pairs),
             "questions_with_nine_models": len(corpus.multi),
             "personal_data": len(corpus.personal),
+            "word_vectors": corpus.meanings.words if corpus.meanings is not None else 0,
             "sources": len(model.heads["source"]),
             "labels": [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in labels],
             "questions_of_own_models": len(answered.prompts) if answered is not None else 0,

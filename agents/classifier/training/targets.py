@@ -9,17 +9,19 @@ import numpy as np
 
 from agents.classifier.cues import CLASSES
 from agents.classifier.learned.forest import Floats
-from agents.classifier.training.data import DOMAINS, OWN, Corpus, Prompt
+from agents.classifier.training.data import DOMAINS, OURS, OWN, Corpus, Prompt
 from agents.classifier.training.ridge import Targets
 
-OWN_COUNTS: Final = 6.0
+OWN_COUNTS: Final = 25.0
 """How many times as much as others a prompt of our own counts: they are the only ones in the style of production."""
+EVENNESS: Final = 0.75
+"""Power of a cell's size by which its prompts count less: with 1 all cells are worth the same, however large."""
 
-CLASS_RIDGE, SUBJECT_RIDGE, GAIN_RIDGE = 1.0, 0.5, 10.0
+CLASS_RIDGE, OTHER_RIDGE, SUBJECT_RIDGE, GAIN_RIDGE = 2.0, 1.0, 0.5, 10.0
 """Pull of the heads towards 0. The gain of a single question is mostly chance, so its head is pulled hardest."""
 
 WORDS_ONLY: Final = ("subject", "gain")
-"""Heads that see n-grams only: what the form of a question says is left to the trees."""
+"""Heads that see n-grams only: form is left to the trees, and vectors of words made them worse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Labels:
 def labels_of(corpus: Corpus) -> Labels:
     """Line up the prompts and name the heads."""
     prompts = [*corpus.classes, *corpus.pairs, *corpus.personal]
-    sources = sorted({prompt.source for prompt in corpus.classes if prompt.source != OWN} | {OWN, "gsm8k"})
+    sources = sorted({_look_of(prompt) for prompt in corpus.classes} | {OWN, "gsm8k"})
     heads = {
         "class": tuple(each.value for each in CLASSES),
         "source": tuple(sources),
@@ -69,7 +71,7 @@ def targets_of(labels: Labels) -> Targets:
     prompts, heads = labels.prompts, labels.heads
     outputs = sum(map(len, heads.values()))
     values, weights = np.zeros((2, len(prompts), outputs), np.float32)
-    ridge, form = np.full(outputs, CLASS_RIDGE, np.float32), np.ones(outputs, np.float32)
+    ridge, form = np.full(outputs, OTHER_RIDGE, np.float32), np.ones(outputs, np.float32)
 
     def one_of(name: str, of_rows: Sequence[str], counts: Floats) -> None:
         columns = columns_of(heads, (name,))
@@ -81,9 +83,9 @@ def targets_of(labels: Labels) -> Targets:
 
     labelled = [prompt.label.value if prompt.label else "" for prompt in prompts]
     one_of("class", labelled, class_weights(prompts))
-    # GSM8K's questions with pair labels are the only ones of their source; MMLU's are among the class rows, too.
-    sources = [prompt.source if prompt.label or prompt.source == "gsm8k" else "" for prompt in prompts]
-    one_of("source", sources, np.ones(len(prompts), np.float32))
+    # MMLU's questions with pair labels need not stand here: enough of them are among the class rows.
+    sources = [_look_of(prompt) if prompt.label or prompt.source == "gsm8k" else "" for prompt in prompts]
+    one_of("source", sources, np.array([prompt.counts for prompt in prompts], np.float32))
     domains = [prompt.domain for prompt in prompts]
     one_of("domain", domains, balanced([(prompt.source, prompt.domain) for prompt in prompts]))
     intents = [prompt.intent for prompt in prompts]
@@ -97,10 +99,18 @@ def targets_of(labels: Labels) -> Targets:
             values[row, sensitive], weights[row, sensitive] = prompt.personal, 1.0
         if _has_subject(prompt) and prompt.weak is not None and prompt.strong is not None:
             values[row, gain], weights[row, gain] = prompt.strong - prompt.weak, 1.0
+    ridge[columns_of(heads, ("class",))] = CLASS_RIDGE
     ridge[columns_of(heads, ("subject",))] = SUBJECT_RIDGE
     ridge[gain] = GAIN_RIDGE
     form[columns_of(heads, WORDS_ONLY)] = 0.0
     return Targets(values=values, weights=weights, ridge=ridge, form=form)
+
+
+def _look_of(prompt: Prompt) -> str:
+    """The source whose prompts it looks like. GSM8K's two parts are one: apart, each was known but half as well."""
+    if prompt.source in OURS:
+        return OWN
+    return "gsm8k" if prompt.source == "gsm8k_train" else prompt.source
 
 
 def _has_subject(prompt: Prompt) -> bool:
@@ -117,11 +127,14 @@ def balanced(cells: Sequence[tuple[str, str]]) -> Floats:
 
 
 def class_weights(prompts: Sequence[Prompt]) -> Floats:
-    """Weights of the class head: cells of source and class count with the root of their size, all classes alike."""
+    """Weights of the class head: cells of source and class count less than their size, all classes alike."""
     found = np.zeros(len(prompts), np.float32)
     rows = [row for row, prompt in enumerate(prompts) if prompt.label]
-    raw = balanced([(prompts[row].source, str(prompts[row].label)) for row in rows])
-    raw *= np.array([OWN_COUNTS if prompts[row].source == OWN else 1.0 for row in rows], np.float32)
+    cells = [(prompts[row].source, str(prompts[row].label)) for row in rows]
+    sizes = Counter(cell for row, cell in zip(rows, cells, strict=True) if not prompts[row].variant)
+    raw = np.array([sizes[cell] ** -EVENNESS for cell in cells], np.float32)
+    raw *= np.array([prompts[row].counts for row in rows], np.float32)
+    raw *= np.array([OWN_COUNTS if prompts[row].source in OURS else 1.0 for row in rows], np.float32)
     totals: defaultdict[str, float] = defaultdict(float)
     for row, weight in zip(rows, raw, strict=True):
         totals[str(prompts[row].label)] += float(weight)
