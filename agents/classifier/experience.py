@@ -15,6 +15,8 @@ from agents.classifier.views import CallView, PlanView
 from schemas.enums import TaskClass
 
 _DIGITS: Final = 4
+_KEPT: Final = 4_096
+"""Kinds of request that are remembered of a state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,35 @@ class Experience:
     counters: Counters = field(default_factory=Counters)
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     applied: bool = True
+    _known: dict[tuple[str, TaskClass, str, str], tuple[float, float]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _dearest: dict[int, tuple[Sequence[PlanView], str]] = field(default_factory=dict, repr=False, compare=False)
+
+    def better(self, ref: str, task_class: TaskClass, domain: str, tenant: str) -> tuple[float, float]:
+        """By how much a model's answers are better than expected, and the weight of what that rests on.
+
+        Kept: a state does not change, and there are few kinds of request.
+        """
+        kind = (ref, task_class, domain, tenant)
+        found = self._known.get(kind)
+        if found is None:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            counters = self.counters
+            found = counters.better(ref, task_class, domain, tenant), counters.seen(ref, task_class)
+            self._known[kind] = found
+        return found
+
+    def dearest(self, plans: Sequence[PlanView]) -> str:
+        """The dearest model of candidates. Kept: the plans of a kind of request are one object (see ``views``)."""
+        known = self._dearest.get(id(plans))
+        if known is None or known[0] is not plans:
+            if len(self._dearest) >= _KEPT:
+                self._dearest.clear()
+            calls = [call for plan in plans for step in plan.steps for call in step.calls]
+            known = self._dearest[id(plans)] = plans, max(calls, key=_price).ref if calls else ""
+        return known[1]
 
     def confidence(self, route: str, confidence: float) -> float:
         """The trained model's confidence, as it turned out on a route."""
@@ -49,9 +80,7 @@ class Experience:
             tenant: Whose it is.
             heads: P(answer is good) by the promoted heads, by model.
         """
-        calls = [call for plan in plans for step in plan.steps for call in step.calls]
-        dearest = max(calls, key=_price).ref if calls else ""
-        return Lesson(self, task_class, domain, tenant, heads, dearest)
+        return Lesson(self, task_class, domain, tenant, heads, self.dearest(plans))
 
 
 def _price(call: CallView) -> tuple[int, str]:
@@ -91,12 +120,12 @@ class Lesson:
         ref = call.ref
         said = self._said.get(ref)
         if said is None:
-            counters = self._experience.counters
-            share = counters.share(ref, self._task_class, self._domain, self._tenant, base)
+            better, seen = self._experience.better(ref, self._task_class, self._domain, self._tenant)
+            share = min(max(base + better, 0.0), 1.0)
             good = credited(
                 mixed(share, self._heads.get(ref)),
                 base if known else None,
-                spread(share, counters.seen(ref, self._task_class)),
+                spread(share, seen),
                 dearest=ref == self._dearest,
             )
             said = self._said[ref] = base, good

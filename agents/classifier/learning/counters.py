@@ -99,14 +99,23 @@ class Counters:
             expected: Of this request before any outcome: what was learnt is added to it. If None there is only a
                 prior, a guess that gives way to what was seen.
         """
-        base = self.base(model, task_class, expected)
-        found = self._of_others(model, task_class) if expected is not None else base
+        if expected is not None:
+            return min(max(expected + self.better(model, task_class, domain, tenant), 0.0), 1.0)
+        mean = self.base(model, task_class)
         for cell in _cells(model, task_class, domain, tenant):
             count = self._cells.get(cell)
             if count is not None:
-                seen = count.good - count.base if expected is not None else count.good
-                found = (seen + STRENGTH * found) / (count.all + STRENGTH)
-        return min(max(base + found, 0.0), 1.0) if expected is not None else found
+                mean = (count.good + STRENGTH * mean) / (count.all + STRENGTH)
+        return mean
+
+    def better(self, model: str, task_class: TaskClass, domain: str = "", tenant: str = "") -> float:
+        """By how much answers are better than what is expected of each request."""
+        found = self._of_others(model, task_class)
+        for cell in _cells(model, task_class, domain, tenant):
+            count = self._cells.get(cell)
+            if count is not None:
+                found = (count.good - count.base + STRENGTH * found) / (count.all + STRENGTH)
+        return found
 
     def _of_others(self, model: str, task_class: TaskClass) -> float:
         """By how much answers of other models in a class were better than expected."""
