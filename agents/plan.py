@@ -6,12 +6,13 @@ of steps that ran before it, and a plan ends after at most as many steps as it h
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
 import orjson
+from msgspec.structs import replace
 
 from registry.snapshot import Snapshot
 from schemas.catalogue import Pattern, Plan, StepSpec

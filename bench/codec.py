@@ -9,11 +9,11 @@ from a dict to bytes and back, without the way between dict and record (1 to 3 u
 
 import time
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from io import BytesIO
 from typing import Any
 
 from fastavro import schemaless_reader, schemaless_writer
+from msgspec import Struct
 from pydantic import BaseModel
 
 from schemas.catalogue import Intake
@@ -95,8 +95,8 @@ def records() -> list[Any]:
 
 def as_dict(value: Any) -> Any:
     """What fastavro's writer takes."""
-    if is_dataclass(value):
-        return {field.name: as_dict(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Struct):
+        return {name: as_dict(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, BaseModel):
         return {name: as_dict(getattr(value, name)) for name in type(value).model_fields}
     return [as_dict(item) for item in value] if isinstance(value, tuple) else value

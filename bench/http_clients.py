@@ -109,7 +109,7 @@ CLIENTS = {
     "httpx, own transport": httpx_default,
     "httpx over httpx-aiohttp": httpx_over_aiohttp,
     "httpx's transport API only, over httpx-aiohttp": httpx_transport_only,
-    "the worker's endpoint (the same, with limits and errors)": endpoint_of_ours,
+    "the worker's endpoint (aiohttp, with limits and errors)": endpoint_of_ours,
     "aiohttp": aiohttp_session,
 }
 

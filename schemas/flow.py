@@ -5,13 +5,13 @@ checked at the edge (``schemas.edges``).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from schemas.enums import EventType, FinishReason, Outcome, TaskClass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """Why a request went where it went. Candidates are columns: row i of each array is candidate i."""
 
     decision_id: str
@@ -34,16 +34,12 @@ class Decision:
     """The draw that exploration and arms used, derived from the request id."""
     route_id: str
     """Route that matched."""
-    rule_id: str = ""
-    """Rule that matched, empty if none."""
     plan_id: str
     """Plan chosen."""
     tier: str
     """Tier of the first step."""
     model: str
     """model@version of the first step."""
-    candidate_plan: tuple[str, ...] = ()
-    """Plan of each candidate."""
     candidate_tier: tuple[str, ...]
     """Tier of each candidate's first step."""
     candidate_model: tuple[str, ...]
@@ -60,6 +56,16 @@ class Decision:
     """Why a hard limit removed it; empty if it did not."""
     thresholds: Mapping[str, float]
     """Thresholds in force."""
+    registry_number: int
+    """Snapshot number that ruled."""
+    registry_hash: str
+    """Its content hash."""
+    decided_at_ms: int
+    """Unix milliseconds."""
+    rule_id: str = ""
+    """Rule that matched, empty if none."""
+    candidate_plan: tuple[str, ...] = ()
+    """Plan of each candidate."""
     signals: str = "{}"
     """Signals seen (breakers, load, budgets, latency), as JSON text."""
     experiment: str = ""
@@ -68,16 +74,9 @@ class Decision:
     """Arm of the experiment."""
     policy_hash: str = ""
     """Hash of the policies in force."""
-    registry_number: int
-    """Snapshot number that ruled."""
-    registry_hash: str
-    """Its content hash."""
-    decided_at_ms: int
-    """Unix milliseconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True):
     """One step of a plan."""
 
     step_id: str
@@ -100,8 +99,7 @@ class Step:
     """Longest time for one call."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slip:
+class Slip(Struct, frozen=True):
     """The routing slip: the plan travels with the request, so that a step is a message."""
 
     plan_id: str
@@ -116,8 +114,7 @@ class Slip:
     """All steps, done ones included."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class Assignment(Struct, frozen=True):
     """A step handed to a tier. The request's own bytes, decision and slip are opaque here."""
 
     request_id: str
@@ -138,8 +135,6 @@ class Assignment:
     """Step to run."""
     step_index: int
     """Its index, from 0."""
-    parent_step: str = ""
-    """Step whose outcome led here, empty for the first."""
     tier: str
     """Tier."""
     task_class: str
@@ -152,14 +147,18 @@ class Assignment:
     """When this step was handed out."""
     deadline_ms: int
     """Unix milliseconds; the same as in the header."""
-    cost_left_micros: int | None = None
-    """Cost allowance left for all steps to come, null if unlimited."""
-    reservations: tuple[str, ...] = ()
-    """Budget reservation ids held for this step."""
     registry_chosen: int
     """Snapshot whose choices are pinned."""
     registry_checked: int
     """Latest snapshot whose prohibitions were checked."""
+    source: str
+    """Coordinates of the request record, topic/partition/offset."""
+    parent_step: str = ""
+    """Step whose outcome led here, empty for the first."""
+    cost_left_micros: int | None = None
+    """Cost allowance left for all steps to come, null if unlimited."""
+    reservations: tuple[str, ...] = ()
+    """Budget reservation ids held for this step."""
     order_relaxed: bool = False
     """Whether order within the key no longer holds."""
     spent_micros: int = 0
@@ -174,14 +173,11 @@ class Assignment:
     """Calls so far."""
     verdicts: str = "[]"
     """Verdicts on the parent step that led here, as a JSON array."""
-    source: str
-    """Coordinates of the request record, topic/partition/offset."""
     receipt: str = "{}"
     """What the producer needs back with the result (metadata, session, idempotency), as JSON text."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One try to call a model, whatever became of it."""
 
     operation_key: str
@@ -192,16 +188,20 @@ class Attempt:
     """Worker that held the claim."""
     requested_model: str
     """model@version asked for."""
-    responding_model: str = ""
-    """What the provider says answered."""
     provider: str
     """Provider id."""
+    outcome: Outcome
+    """How it ended."""
+    started_at_ms: int
+    """Unix milliseconds."""
+    duration_ms: int
+    """Milliseconds."""
+    responding_model: str = ""
+    """What the provider says answered."""
     provider_request_id: str = ""
     """The provider's own id of the call."""
     region: str = ""
     """Where it ran, if known."""
-    outcome: Outcome
-    """How it ended."""
     failure: str = ""
     """Failure class, empty when ok."""
     error: str = ""
@@ -210,10 +210,6 @@ class Attempt:
     """0 if none."""
     finish_reason: FinishReason = FinishReason.NONE
     """Why the model stopped."""
-    started_at_ms: int
-    """Unix milliseconds."""
-    duration_ms: int
-    """Milliseconds."""
     tokens_in: int = 0
     """Prompt tokens."""
     tokens_in_cached: int = 0
@@ -244,8 +240,7 @@ class Attempt:
     """As sent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class Completion(Struct, frozen=True):
     """What came of a step, with each attempt, failed ones too."""
 
     request_id: str
@@ -260,12 +255,16 @@ class Completion:
     """Tier."""
     outcome: Outcome
     """Of the step."""
+    attempts: tuple[bytes, ...]
+    """Attempt records, encoded, in order."""
+    completed_at_ms: int
+    """Unix milliseconds."""
+    registry_checked: int
+    """Latest snapshot whose prohibitions were checked."""
     failure: str = ""
     """Failure class, empty when ok."""
     error: str = ""
     """For people."""
-    attempts: tuple[bytes, ...]
-    """Attempt records, encoded, in order."""
     output_text: str = ""
     """The answer's text."""
     output_parts: str = "[]"
@@ -292,14 +291,9 @@ class Completion:
     """Of all attempts."""
     cpu_us: int = 0
     """Of all attempts."""
-    completed_at_ms: int
-    """Unix milliseconds."""
-    registry_checked: int
-    """Latest snapshot whose prohibitions were checked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProvenanceEvent:
+class ProvenanceEvent(Struct, frozen=True):
     """One fact of a request's story: flat columns, a row in an archive. Empty text and 0 mean not applicable."""
 
     event_id: str
@@ -308,10 +302,6 @@ class ProvenanceEvent:
     """What happened."""
     request_id: str
     """Which request; empty for a record that was never one."""
-    root_id: str = ""
-    """Root of a family of requests."""
-    tenant: str = ""
-    """Tenant."""
     time_ms: int
     """When it happened, Unix milliseconds."""
     recorded_ms: int
@@ -324,12 +314,24 @@ class ProvenanceEvent:
     """Of the source; rises when its sequence starts again."""
     sequence: int
     """Of the flow record within source and epoch."""
+    record_id: str
+    """Id of the flow record this is about."""
+    src_topic: str
+    """Where the flow record lies."""
+    src_partition: int
+    """Partition."""
+    src_offset: int
+    """Offset."""
+    src_timestamp_ms: int
+    """The broker record's timestamp."""
+    root_id: str = ""
+    """Root of a family of requests."""
+    tenant: str = ""
+    """Tenant."""
     part: int = 0
     """Index of this event among those of its flow record."""
     causation_id: str = ""
     """Id of the flow record that caused the one this is about."""
-    record_id: str
-    """Id of the flow record this is about."""
     step_id: str = ""
     """Step."""
     step_index: int = -1
@@ -416,11 +418,3 @@ class ProvenanceEvent:
     """What only this kind of event has, as JSON text."""
     traceparent: str = ""
     """W3C trace context."""
-    src_topic: str
-    """Where the flow record lies."""
-    src_partition: int
-    """Partition."""
-    src_offset: int
-    """Offset."""
-    src_timestamp_ms: int
-    """The broker record's timestamp."""

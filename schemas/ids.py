@@ -35,12 +35,11 @@ def derived_id(*parts: str) -> str:
 
     Parts are length-prefixed, so ``("ab", "c")`` and ``("a", "bc")`` differ.
     """
-    digest = hashlib.sha256()
+    pieces: list[bytes] = []
     for part in parts:
         raw = part.encode()
-        digest.update(len(raw).to_bytes(4, "big"))
-        digest.update(raw)
-    text = digest.hexdigest()
+        pieces += (len(raw).to_bytes(4, "big"), raw)
+    text = hashlib.sha256(b"".join(pieces)).hexdigest()
     variant = "89ab"[int(text[16], 16) & 3]
     return f"{text[:8]}-{text[8:12]}-8{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
 

@@ -1,7 +1,7 @@
 """Money as whole micro-units of a currency: sums are exact and order does not matter."""
 
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 
 MICRO = 1_000_000
 
@@ -36,4 +36,5 @@ class Money:
 
 def price_of(tokens: int, micros_per_million: int) -> int:
     """Micro-units that ``tokens`` cost at a price per million tokens; halves go to the even neighbour."""
-    return int((Decimal(tokens) * micros_per_million / 1_000_000).to_integral_value(ROUND_HALF_EVEN))
+    whole, rest = divmod(tokens * micros_per_million, 1_000_000)
+    return whole + (rest > 500_000 or (rest == 500_000 and whole & 1))

@@ -29,6 +29,7 @@ _FIELDS: Final = frozenset(Request.model_fields)
 _MESSAGE_FIELDS: Final = frozenset(Message.model_fields)
 _PART_FIELDS: Final = frozenset(Part.model_fields)
 _TOOL_FIELDS: Final = frozenset(Tool.model_fields)
+_PARTS: Final = b'"parts"'
 _MOST_ERRORS: Final = 1000
 """Above this, errors are counted and not listed: a list of a million costs a second and a gigabyte."""
 _LONGEST: Final = 200
@@ -42,6 +43,8 @@ def request_from_json(data: bytes) -> Request:
         UndecodableError: Not JSON, or not an object; names the byte.
         InvalidRequestError: Names the first wrong field, as the producer wrote it.
     """
+    if _PARTS not in data:  # not the exact form, whose messages have parts: what would fail need not be tried
+        return _from_friendly(data)
     try:
         return Request.model_validate_json(data, strict=True)
     except ValidationError:

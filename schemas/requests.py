@@ -9,6 +9,7 @@ gives.
 import hashlib
 import re
 from datetime import timedelta
+from functools import lru_cache
 from typing import Final
 
 from schemas.catalogue import Intake
@@ -184,6 +185,7 @@ def _base(timestamp_ms: int, now_ms: int) -> int:
     return timestamp_ms if 0 < timestamp_ms < now_ms else now_ms
 
 
+@lru_cache(maxsize=256)
 def _ms(duration: timedelta) -> int:
     return duration // timedelta(milliseconds=1)
 

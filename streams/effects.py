@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from msgspec import Struct
+
 from schemas.delivery import DeliveryMode
 from schemas.errors import TierflowError
 from schemas.headers import AVRO, Header
@@ -24,8 +26,7 @@ class Disposition(StrEnum):
     EXHAUSTED = "exhausted"
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(Struct, frozen=True):
     """A record to write.
 
     The loop adds the hop's own headers: CloudEvents source and time, sequence, epoch, delivery mode.
@@ -46,8 +47,7 @@ class Emit:
     partition: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True):
     """The handled record goes to the stage's dead-letter topic, with its original bytes."""
 
     code: str
@@ -58,8 +58,7 @@ class DeadLetter:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(Struct, frozen=True):
     """What follows from one record; committed together with its offset, or not at all."""
 
     outputs: Sequence[Emit] = ()
@@ -74,8 +73,7 @@ class Effects:
 NOTHING = Effects()
 
 
-@dataclass(frozen=True, slots=True)
-class View(Generic[R]):
+class View(Struct, Generic[R], frozen=True):
     """What a handler may know besides the record.
 
     Attributes:

@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from msgspec.structs import replace
 
 from schemas.errors import StateStoreError, TierflowError
 from schemas.ports import Clock
@@ -150,7 +151,7 @@ class Working(Generic[R]):
             return WAIT
         except Exception as error:  # noqa: BLE001 - whatever a handler raises must end as a dead letter, not as a stall
             return self._give_up(work, view, error)
-        if isinstance(effects, Awaitable):
+        if type(effects) is not Effects and isinstance(effects, Awaitable):
             raise TierflowError(f"stage {self._stage.name} says it is synchronous and returned an awaitable")
         return effects if hop is None else _following(effects, hop)
 

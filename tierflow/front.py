@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,9 +49,19 @@ class Front:
     console: Console
     _told: set[str] = field(default_factory=set)
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run asynchronous work to its end; Ctrl-C cancels it."""
-        return asyncio.run(work, debug=False)
+    def run(
+        self,
+        work: Coroutine[Any, Any, T],
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> T:
+        """Run asynchronous work to its end; Ctrl-C cancels it.
+
+        Args:
+            work: What to run.
+            loop_factory: Makes the event loop; Python's own when left out.
+        """
+        with asyncio.Runner(debug=False, loop_factory=loop_factory) as runner:
+            return runner.run(work)
 
     @cached_property
     def found(self) -> Installation | None:

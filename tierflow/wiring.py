@@ -24,6 +24,7 @@ from streams.snapshot_log import KafkaSnapshotLog
 from streams.telemetry import Telemetry
 from streams.topic_check import require_topics
 from streams.topics import REGISTRY, worker_name
+from tierflow.event_loop import settle_memory
 from tierflow.reach import longest_deadline, topics_of
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ async def run_agent(
         if kind == "archive":
             from agents.audit.archiver import Archiver
 
+            settle_memory()
             await Archiver(
                 connection=platform.connection,
                 kind=platform.capabilities.kind,
@@ -133,6 +135,7 @@ async def run_agent(
         if kind == "monitor":
             from agents.monitor.monitor import Monitor
 
+            settle_memory()
             await Monitor(platform, codec, holder.current.catalogue, SystemClock(), telemetry).run(stop)
             return
         catalogue = holder.current.catalogue
@@ -148,6 +151,7 @@ async def run_agent(
             instance=instance,
             telemetry=telemetry,
         )
+        settle_memory()
         await loop.run(stop)
         log.info("%s drained: %s", stage.name, loop.counters)
 

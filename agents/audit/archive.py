@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import duckdb
+import msgspec
 import orjson
 
 from schemas.errors import ConfigurationError
@@ -137,7 +138,7 @@ class ArchiveWriter:
             self._lock.close()
             raise
         self._drop_unsealed()
-        self._open = _Open((folder / OPEN).open("wb"))
+        self._open = self._fresh()
         columns_sql = ", ".join(f"'{name}': '{kind}'" for name, kind in columns().items())
         self._select = f"SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns_sql}}})"
 
@@ -160,11 +161,18 @@ class ArchiveWriter:
         return found
 
     def discard(self) -> None:
-        """Throw away what is not sealed; it is read from the topic again."""
-        opened = self._open
-        opened.file.truncate(0)
-        opened.file.seek(0)
-        self._open = _Open(opened.file)
+        """Throw away what is not sealed; it is read from the topic again.
+
+        A new file takes the old one's place: who reads the old one just now still has all of it.
+        """
+        before, self._open = self._open, self._fresh()
+        before.file.close()
+
+    def _fresh(self) -> _Open:
+        fresh = self._folder / f"{OPEN}.new"
+        file = fresh.open("wb")
+        fresh.replace(self._folder / OPEN)
+        return _Open(file)
 
     def append(self, lines: Sequence[bytes], ranges: Mapping[int, tuple[int, int]], now_ms: int) -> None:
         """Add rows as JSON lines.
@@ -247,7 +255,7 @@ def row_of(event: ProvenanceEvent, emitted: Sequence[Any]) -> bytes:
         event: The event.
         emitted: Values for ``EMITTED``, in that order.
     """
-    return orjson.dumps(event)[:-1] + b"," + orjson.dumps(dict(zip(EMITTED, emitted, strict=True)))[1:]
+    return msgspec.json.encode(event)[:-1] + b"," + orjson.dumps(dict(zip(EMITTED, emitted, strict=True)))[1:]
 
 
 def _cut_broken_tail(path: Path) -> None:

@@ -5,10 +5,10 @@ record gives the same events with the same ids.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from schemas.edges import Feedback, Result
 from schemas.enums import Action, EventType
@@ -21,8 +21,7 @@ ENDED_BEFORE_A_STEP = 0
 """``Result.steps`` of a request that ended at intake."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(Struct, frozen=True, kw_only=True):
     """Where a flow record came from, as its headers and coordinates say."""
 
     record_id: str

@@ -78,23 +78,25 @@ class ArchiveReader:
 
 @contextmanager
 def _whole_lines(path: Path) -> Iterator[Path | None]:
-    """The open rows without a line that is being written right now; None if there are none."""
+    """The open rows without a line that is being written right now; None if there are none.
+
+    They stay what they were while they are read: sealing puts another file in the place of this one.
+    """
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size == 0:
-                yield None
-                return
-            file.seek(size - 1)
-            whole = file.read(1) == b"\n"
-            file.seek(0)
-            content = b"" if whole else file.read(size)
+        file = path.open("rb")
     except FileNotFoundError:
         yield None
         return
-    if whole:
-        yield path
-        return
+    with file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        whole = size > 0 and file.read(1) == b"\n"
+        held = Path(f"/proc/self/fd/{file.fileno()}")
+        if whole and held.exists():
+            yield held
+            return
+        file.seek(0)
+        content = file.read(size)
     content = content[: content.rfind(b"\n") + 1]
     if not content:
         yield None

@@ -5,8 +5,9 @@ request only is in ``views``; here are the limits of size, time, cost and breake
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+from msgspec import Struct, field
 
 from agents.classifier.views import CHOOSING, CallView, Exclusion, PlanView, StepView, Why
 from agents.signals import Signals
@@ -19,8 +20,7 @@ KEEPS_BAD: Final = {True: 0.6, False: 0.9}
 not look better than it is. To be replaced by what is measured per route."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
+class Need(Struct, frozen=True, kw_only=True):
     """What a request asks of a model, beside its kind (see ``views``)."""
 
     tokens_in: int

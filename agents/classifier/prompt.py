@@ -1,8 +1,9 @@
 """What a request asks, found once and used by every check: text to classify, size, what a model must be able to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from schemas.edges import Message, Request
 from schemas.enums import PartKind, Role
@@ -24,8 +25,7 @@ TOKENS_OF_MESSAGE: Final = 8
 """Marks of a chat template around a message; Qwen's and Llama's take 4 to 6."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """A request, looked through."""
 
     request: Request

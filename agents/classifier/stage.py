@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Final
+
+from msgspec.structs import replace
 
 from agents.classifier.core import Choice, NoRouteError, decide
 from agents.classifier.duplicates import duplicate_event

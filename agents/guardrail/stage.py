@@ -3,11 +3,11 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 import orjson
+from msgspec.structs import replace
 
 from agents.guardrail.checks import json_of
 from agents.guardrail.core import Ruling, check, merge, outcome_of
@@ -340,7 +340,7 @@ def _record_id(record: InRecord) -> str:
 
 def _header(record: InRecord, name: Name) -> str:
     for key, raw in reversed(record.headers):
-        if key == name.value:
+        if key == name:
             return raw.decode("utf-8", "replace")
     return ""
 

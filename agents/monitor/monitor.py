@@ -7,9 +7,10 @@ restart finds again what is in flight, and what was alarmed about already.
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Final
+
+from msgspec.structs import asdict
 
 from agents.monitor.alerts import Alert
 from agents.monitor.core import Ledger

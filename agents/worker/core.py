@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from agents.worker import prompting
 from registry.snapshot import Snapshot
@@ -47,8 +48,7 @@ class Parameters:
     """All of them, as written."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Work(Struct, frozen=True, kw_only=True):
     """A step to be run, with everything it needs looked up.
 
     Attributes:
@@ -72,8 +72,7 @@ class Work:
     tries: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(Struct, frozen=True, kw_only=True):
     """A call that can be made."""
 
     index: int

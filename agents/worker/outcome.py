@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
-import orjson
+import msgspec
+from msgspec.structs import replace
 
 from agents.worker.core import Choice, Work, bill
 from agents.worker.prompting import output_parts
@@ -213,20 +214,9 @@ def digest(output: str) -> str:
 
 def note_of(attempts: Sequence[Attempt]) -> bytes:
     """What the next owner of a claim should know: the calls made under it, the one about to be made last."""
-    return orjson.dumps(attempts) if attempts else NOTHING_CALLED
+    return msgspec.json.encode(attempts) if attempts else NOTHING_CALLED
 
 
 def read_note(note: bytes | None) -> tuple[Attempt, ...]:
     """The calls that a dead owner made; the last one's end is unknown, unless it made none."""
-    found: list[dict[str, Any]] = orjson.loads(note) if note else []
-    return tuple(
-        Attempt(
-            **{
-                **each,
-                "outcome": Outcome(each["outcome"]),
-                "finish_reason": FinishReason(each["finish_reason"]),
-                "sources": tuple(each["sources"]),
-            }
-        )
-        for each in found
-    )
+    return msgspec.json.decode(note, type=tuple[Attempt, ...]) if note else ()

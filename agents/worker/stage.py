@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from agents.results import end_request
 from agents.worker import core, outcome
@@ -260,7 +261,7 @@ class WorkerStage:
 
 def _header(record: InRecord, name: Name) -> str:
     for key, raw in reversed(record.headers):
-        if key == name.value:
+        if key == name:
             return raw.decode(errors="replace")
     return ""
 

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agents.worker import core, outcome, prompting, samples
 from agents.worker.calls import OUT_OF_TIME, Caller

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agents.audit.archive import MANIFEST, OPEN, ArchiveWriter, columns, read_manifest, row_of
-from agents.audit.reader import ArchiveReader
+from agents.audit.reader import ArchiveReader, _whole_lines
 from schemas.enums import EventType
 from schemas.errors import ConfigurationError
 from schemas.flow import ProvenanceEvent
@@ -109,6 +109,18 @@ def test_a_row_being_written_does_not_stop_a_reader(tmp_path):
     with (tmp_path / OPEN).open("ab") as file:
         file.write(rows(1)[0][:100])
     assert archived(tmp_path) == ["e-0"]
+    writer.close()
+
+
+def test_sealing_takes_nothing_from_who_is_reading(tmp_path):
+    writer = ArchiveWriter(tmp_path)
+    writer.append(rows(0, 1), {0: (0, 2)}, now_ms=10)
+    before = (tmp_path / OPEN).read_bytes()
+    with _whole_lines(tmp_path / OPEN) as held:
+        assert held is not None
+        writer.seal(now_ms=20)
+        writer.append(rows(2), {0: (2, 3)}, now_ms=30)
+        assert held.read_bytes() == before
     writer.close()
 
 

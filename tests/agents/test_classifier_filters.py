@@ -1,12 +1,12 @@
 """Hard limits, each with its reason, and what a plan is worth."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agents.classifier.filters import (
     KEEPS_BAD,

@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from agents.guardrail.stage import GuardrailStage
 from agents.plan import make_slip

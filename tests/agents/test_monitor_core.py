@@ -1,12 +1,12 @@
 """The books: whatever order topics are read in, a sound flow balances, and each kind of offence is named once."""
 
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from agents.audit.story import REQUIRED
 from agents.monitor.alerts import Alert

@@ -8,8 +8,10 @@ the provider counted are those that the records tell of.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
+
+from msgspec.structs import asdict
 
 from agents.audit.story import gaps, tell
 from schemas.codec import Codec

@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +11,8 @@ import pytest
 from fastavro import schemaless_reader, schemaless_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from schemas.codec import Codec
@@ -48,8 +49,8 @@ REQUEST = Request(messages=(Message(role=Role.USER, parts=(Part(kind=PartKind.TE
 
 def as_dict(value: Any) -> Any:
     """A record as general Avro libraries want it."""
-    if is_dataclass(value):
-        return {field.name: as_dict(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Struct):
+        return {name: as_dict(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, BaseModel):
         return {name: as_dict(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, tuple):
@@ -105,7 +106,7 @@ def test_frozen_records_are_themselves_after_reading() -> None:
     assert type(read.steps[0]) is Step
     assert hash(read) == hash(SLIP)
     assert replace(read, index=1).steps is read.steps
-    with pytest.raises(AttributeError, match="cannot assign"):
+    with pytest.raises(AttributeError, match="immutable"):
         read.index = 3  # type: ignore[misc]
 
 
@@ -128,7 +129,7 @@ def test_a_field_that_can_not_be_written_is_named(change: dict[str, Any], named:
 
 
 def test_plain_text_passes_for_an_enum_member() -> None:
-    assert CODEC.encode(replace(ATTEMPT, outcome="ok")) == CODEC.encode(ATTEMPT)  # type: ignore[arg-type]
+    assert CODEC.encode(replace(ATTEMPT, outcome="ok")) == CODEC.encode(ATTEMPT)
 
 
 @pytest.mark.parametrize("record", [ATTEMPT, SLIP, REQUEST])

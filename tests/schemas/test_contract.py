@@ -1,13 +1,14 @@
 """The ``.avsc`` files are the contract: the classes agree with them, and no version breaks another."""
 
 import json
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.schema import parse
+from msgspec import Struct
+from msgspec.structs import fields
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -23,9 +24,9 @@ NO_DEFAULT = object()
 
 
 def _class_default(record: type[Any], name: str) -> object:
-    if is_dataclass(record):
+    if issubclass(record, Struct):
         field = next(field for field in fields(record) if field.name == name)
-        return NO_DEFAULT if field.default is MISSING and field.default_factory is MISSING else field.default
+        return NO_DEFAULT if field.required else field.default
     assert issubclass(record, BaseModel)
     info = record.model_fields[name]
     found = info.get_default(call_default_factory=True)
@@ -75,8 +76,9 @@ def test_class_and_schema_have_the_same_fields_defaults_and_docs(record: type[An
         assert schema["name"] == cls.__name__
         assert schema["doc"]
         names = [field["name"] for field in schema["fields"]]
-        own = [field.name for field in fields(cls)] if is_dataclass(cls) else list(cls.model_fields)
-        assert names == own
+        # A Struct has what is required first; on the wire the schema's order counts.
+        own = sorted(cls.__struct_fields__) if issubclass(cls, Struct) else list(cls.model_fields)
+        assert (sorted(names) if issubclass(cls, Struct) else names) == own
         for field in schema["fields"]:
             default = _class_default(cls, field["name"])
             written = field.get("default", NO_DEFAULT)
@@ -95,7 +97,7 @@ def test_types_of_class_and_schema_agree(record: type[Any]) -> None:
 
 def test_a_class_that_differs_gets_no_function() -> None:
     schema = json.loads(current(RECORDS[0]).text)
-    schema["fields"].reverse()
+    schema["fields"].pop()
     with pytest.raises(TypeError, match="differ"):
         record_writer(RECORDS[0], schema)
     with pytest.raises(TypeError, match="differ"):

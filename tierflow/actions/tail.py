@@ -151,7 +151,7 @@ def _result(record: InRecord, place: str, codec: Codec) -> Shown:
 def _event(record: InRecord, place: str, codec: Codec) -> Shown:
     content_type = value_of(record.headers, Name.CONTENT_TYPE) or AVRO
     event = codec.decode(ProvenanceEvent, record.value or b"", content_type)
-    fields = {name: getattr(event, name) for name in ProvenanceEvent.__slots__}
+    fields = {name: getattr(event, name) for name in ProvenanceEvent.__struct_fields__}
     parts = [
         _time(record),
         event.request_id or "-",

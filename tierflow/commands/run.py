@@ -26,6 +26,8 @@ def run(
     nothing.
     """
     from tierflow.actions.run import run as act
+    from tierflow.event_loop import new_event_loop
 
     front = front_of(ctx, log_level="info")
-    front.run(act(front.settings, agent, tier=tier, instance=instance))
+    work = act(front.settings, agent, tier=tier, instance=instance)
+    front.run(work, new_event_loop)

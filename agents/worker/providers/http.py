@@ -1,11 +1,9 @@
 """One POST to one endpoint: connections, time limits, size limit, and what goes wrong on the wire.
 
-Built on httpx's transport interface (so its ``MockTransport`` fits), not on its client: a client's own work (cookies,
-redirects, authentication flows, merging) costs as much again as the call, and none of it is wanted here. The transport
-underneath is aiohttp's connection pool: httpx's own collapses with hundreds of connections (``bench/http_clients.py``).
+Over aiohttp itself: a call through httpx's transport interface on the same pool takes half as much again, and httpx's
+own pool collapses with hundreds of connections (``bench/http_clients.py``, ADR 6).
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,7 +11,7 @@ from typing import Final
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
+from yarl import URL
 
 from schemas.errors import ConfigurationError, FailureClass, ProviderError
 from schemas.settings import EndpointSettings
@@ -21,8 +19,9 @@ from schemas.settings import EndpointSettings
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """More than this is no answer: the longest outputs (128k tokens with log-probabilities) stay below it."""
 
-CONNECT: Final = timedelta(seconds=5)
-"""A host that does not shake hands within this is away."""
+CONNECT: Final = timedelta(seconds=10)
+"""A host that does not shake hands within this is away. Not less: a thousand calls that begin at once wait for each
+other's turn in this process, too."""
 
 IDLE: Final = timedelta(seconds=15)
 """Unused connections are closed after this: earlier than most servers do it, so that a call rarely meets the close."""
@@ -34,7 +33,7 @@ class Reply:
 
     Attributes:
         status: HTTP status.
-        headers: Response headers, names in lower case.
+        headers: Response headers; names in any case.
         body: The whole body, decompressed.
     """
 
@@ -52,15 +51,12 @@ class Endpoint:
     Args:
         name: Name in local settings.
         settings: Base URL, key, headers, size of the pool.
-        transport: Stands in for the network in tests.
 
     Raises:
         ConfigurationError: The base URL is not one.
     """
 
-    def __init__(
-        self, name: str, settings: EndpointSettings, *, transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
+    def __init__(self, name: str, settings: EndpointSettings) -> None:
         where = f"worker.endpoints.{name}.base_url"
         try:
             base = httpx.URL(settings.base_url)
@@ -73,19 +69,20 @@ class Endpoint:
         self.name = name
         self._base = settings.base_url.rstrip("/")
         self._place = f"{name} ({base.host}{f':{base.port}' if base.port else ''})"
-        self._urls: dict[str, httpx.URL] = {}
-        self._headers: list[tuple[str, str]] = [
-            ("content-type", "application/json"),
-            ("accept", "application/json"),
-            # Answers are short; compressed they cost more CPU than the bytes are worth, and can't be bounded as read.
-            ("accept-encoding", "identity"),
-            ("user-agent", "tierflow"),
-        ]
+        self._urls: dict[str, URL] = {}
+        self._headers = {
+            "content-type": "application/json",
+            "accept": "application/json",
+            # Answers are short; compressed they cost more CPU than the bytes are worth. What a server compresses all
+            # the same is understood.
+            "accept-encoding": "identity",
+            "user-agent": "tierflow",
+        }
         if key := settings.api_key.get_secret_value():
-            self._headers.append(("authorization", f"Bearer {key}"))
-        self._headers += [(header.lower(), value.get_secret_value()) for header, value in settings.headers.items()]
+            self._headers["authorization"] = f"Bearer {key}"
+        self._headers |= {header.lower(): value.get_secret_value() for header, value in settings.headers.items()}
         self._connections = settings.max_connections
-        self._transport = transport
+        self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
         return f"Endpoint({self._place})"
@@ -103,62 +100,51 @@ class Endpoint:
             ProviderError: CONNECTION, TIMEOUT or BAD_OUTPUT (too large, no HTTP). A status is never an error here.
         """
         seconds = within.total_seconds()
-        limits = {"connect": min(CONNECT.total_seconds(), seconds), "read": seconds, "pool": seconds}
-        request = httpx.Request(
-            "POST",
-            self._url(path),
-            headers=[*self._headers, ("idempotency-key", operation_key)],
-            content=body,
-            extensions={"timeout": limits},
-        )
+        limits = aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT.total_seconds(), seconds))
+        headers = {**self._headers, "idempotency-key": operation_key}
+        session = self._session
+        if session is None:
+            session = self._session = self._opened()
         try:
-            async with asyncio.timeout(seconds):
-                return await self._exchange(request)
-        except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
-            raise self._error(FailureClass.TIMEOUT, f"no whole answer within {seconds:g} s") from None
-        except httpx.TransportError as error:
-            # Covers a connect or pool timeout and every broken connection. The library's text may hold a URL, so that
-            # only its kind is shown.
+            async with session.post(
+                self._url(path), data=body, headers=headers, timeout=limits, allow_redirects=False
+            ) as response:
+                return Reply(response.status, response.headers, await self._body(response))
+        except aiohttp.ConnectionTimeoutError as error:
             raise self._error(FailureClass.CONNECTION, f"connection failed ({_kind(error)})") from None
-        except (httpx.DecodingError, aiohttp.ClientError) as error:
+        except TimeoutError:
+            raise self._error(FailureClass.TIMEOUT, f"no whole answer within {seconds:g} s") from None
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            # The library's text may hold a URL, so that only its kind is shown.
+            raise self._error(FailureClass.CONNECTION, f"connection failed ({_kind(error)})") from None
+        except aiohttp.ClientError as error:
             raise self._error(FailureClass.BAD_OUTPUT, f"no HTTP answer ({_kind(error)})") from None
 
     async def close(self) -> None:
         """Close the connections; the next call opens new ones."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            await transport.aclose()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
-    def _url(self, path: str) -> httpx.URL:
+    def _url(self, path: str) -> URL:
         url = self._urls.get(path)
         if url is None:
-            url = self._urls[path] = httpx.URL(self._base + path)
+            url = self._urls[path] = URL(self._base + path)
         return url
 
-    async def _exchange(self, request: httpx.Request) -> Reply:
-        if self._transport is None:
-            self._transport = AiohttpTransport(client=self._session)
-        response = await self._transport.handle_async_request(request)
-        response.request = request
-        # httpx.Headers would try encodings on all of them at the first look.
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
-        # Asked for identity; a server that compresses all the same is understood.
-        plain = headers.get("content-encoding", "identity") == "identity"
-        try:
-            size, chunks = 0, []
-            raw = plain and not response.is_stream_consumed  # as a mock transport's is
-            async for chunk in response.aiter_raw() if raw else response.aiter_bytes():
-                size += len(chunk)
-                if size > MAX_ANSWER_BYTES:
-                    raise self._error(
-                        FailureClass.BAD_OUTPUT, f"answer above {MAX_ANSWER_BYTES} bytes", status=response.status_code
-                    )
-                chunks.append(chunk)
-        finally:
-            await response.aclose()
-        return Reply(response.status_code, headers, b"".join(chunks))
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        """The whole body, decompressed; no more of it than an answer may have."""
+        size, chunks = 0, []
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if size > MAX_ANSWER_BYTES:
+                raise self._error(
+                    FailureClass.BAD_OUTPUT, f"answer above {MAX_ANSWER_BYTES} bytes", status=response.status
+                )
+            chunks.append(chunk)
+        return b"".join(chunks)
 
-    def _session(self) -> aiohttp.ClientSession:
+    def _opened(self) -> aiohttp.ClientSession:
         """The pool: made within the event loop that uses it."""
         connector = aiohttp.TCPConnector(
             limit=self._connections,
