@@ -71,7 +71,7 @@ def faulty_settings(bootstrap: str, state_url: str, provider_url: str, prefix: s
     delays = (timedelta(seconds=1), timedelta(seconds=2))
     settings = with_section(settings, "topics", prefix=prefix, partitions=PARTITIONS, retry_delays=delays)
     settings = with_section(settings, "state", url=SecretStr(state_url), timeout=timedelta(seconds=1))
-    settings = with_section(settings, "monitor", grace=timedelta(seconds=20))
+    settings = with_section(settings, "monitor", grace=timedelta(seconds=40))  # starts are slow on a busy machine
     loop = {
         "commit_timeout": timedelta(seconds=4),
         "transaction_timeout": TRANSACTION,
