@@ -3,6 +3,7 @@
 For readers that keep their own place (the archive) or none (a person at a terminal).
 """
 
+import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -52,7 +53,7 @@ class LogReader:
             raise OffsetsLostError(f"the log no longer holds what should be read next: {error}") from error
         except KafkaError as error:
             raise BrokerUnavailableError(str(error)) from error
-        self._pace.polled(self._consumer, empty=not fetched)
+        self._pace.polled(self._consumer, sum(map(len, fetched.values())), time.monotonic())
         return [as_record(raw) for raws in fetched.values() for raw in raws]
 
     async def ends(self) -> Mapping[TP, int]:

@@ -13,6 +13,7 @@ What aiokafka leaves to its users, and what is done here:
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
@@ -186,7 +187,7 @@ class Source:
             raise _translated(error, self._connection) from error
         finally:
             self._polling = False
-        self._pace.polled(consumer, empty=not fetched)
+        self._pace.polled(consumer, sum(map(len, fetched.values())), time.monotonic())
         self._positions.update(positions_of(consumer, self._positions))
         return {tp: [_record(raw) for raw in raws] for tp, raws in fetched.items() if tp in self._positions}
 

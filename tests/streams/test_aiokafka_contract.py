@@ -68,7 +68,7 @@ def test_names_that_are_read() -> None:
     assert {"_coordination_task", "generation", "member_id", "group_id", "_group_instance_id"} <= _assigned(
         GroupCoordinator
     )
-    assert {"_fetch_task", "_fetch_max_wait_ms"} <= _assigned(Fetcher)
+    assert {"_fetch_task", "_fetch_max_wait_ms", "_fetch_min_bytes"} <= _assigned(Fetcher)
     assert {"_coordinator", "_fetcher", "_subscription", "_client", "_max_partition_fetch_bytes"} <= _assigned(
         AIOKafkaConsumer
     )
