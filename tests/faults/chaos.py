@@ -179,7 +179,7 @@ async def run(minutes: float, seed: int, nodes: int, folder: Path) -> int:
         KafkaCluster(nodes=nodes, work_dir=folder / "kafka", settings=settings) as cluster,
         EmbeddedState(work_dir=folder) as state,
         open_provider(folder) as provider,
-        open_world(cluster.bootstrap, state.url, provider, folder, topics=topics) as world,
+        open_world(cluster.bootstrap, state.url, provider, folder, watched=nodes == 1, topics=topics) as world,
     ):
         world.at_rest = await measure_at_rest(world)
         await world.start("monitor")

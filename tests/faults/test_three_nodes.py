@@ -22,7 +22,7 @@ async def test_each_node_is_killed_and_comes_back(provider: Provider, tmp_path: 
     async with (
         cluster,
         EmbeddedState() as state,
-        open_world(cluster.bootstrap, state.url, provider, tmp_path, topics=topics) as world,
+        open_world(cluster.bootstrap, state.url, provider, tmp_path, watched=False, topics=topics) as world,
     ):
         await world.start_flow()
         assert await world.settled(frozenset(world.send(4)))
