@@ -182,8 +182,15 @@ class Ledger:
             end.rows.append(row)
 
     def known(self, kind: Kind, subject: str, now_ms: int) -> None:
-        """An offence that was told already, by this monitor or the one before it."""
+        """An offence that was told already, by this monitor or the one before it.
+
+        What it follows from may have been read before: topics come in any order.
+        """
         self._told.setdefault((kind, subject), now_ms)
+        again = [each for each in self._found if (each.kind, each.subject) == (kind, subject)]
+        for each in again:
+            self._found.remove(each)
+            self.totals.offences[kind] -= 1
 
     def check(self, now_ms: int) -> list[Offence]:
         """What was found to be wrong since the last check; each thing once."""

@@ -176,3 +176,14 @@ def test_what_was_told_before_is_not_told_again() -> None:
     (found,) = book.check(NOW + GRACE_MS + 1)
     assert found.subject == "s"
     assert (book.totals.offences[Kind.OVERDUE], book.totals.oldest_ms) == (1, NOW)
+
+
+def test_what_was_told_before_may_be_read_after_what_it_follows_from() -> None:
+    book = ledger()
+    for record in ("a", "b"):
+        for name in ("r", "s"):
+            book.ended(name, record_id=f"{name}-{record}", accepted_ms=NOW, at_intake=False, now_ms=NOW)
+    assert book.totals.offences[Kind.ENDED_TWICE] == 2
+    book.known(Kind.ENDED_TWICE, "r", NOW)
+    assert [each.subject for each in book.check(NOW) if each.kind is Kind.ENDED_TWICE] == ["s"]
+    assert book.totals.offences[Kind.ENDED_TWICE] == 1

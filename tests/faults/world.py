@@ -368,10 +368,16 @@ class World:
                     self.went_back.append(f"group {place[0]} went back to {offset} on {place[1]} from {before}")
                 self._highest[place] = max(offset, before)
 
-    async def keep_looking(self) -> None:
-        """Look every two seconds until cancelled; a broker that is away is looked for again."""
+    async def keep_looking(self, stop: asyncio.Event) -> None:
+        """Look every two seconds until ``stop``; a broker that is away is looked for again.
+
+        Wait for its end, and don't cancel it: the thread of a look would go on while the broker is taken down.
+        """
         while True:
-            await asyncio.sleep(2)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), timeout=2)
+            if stop.is_set():
+                return
             with contextlib.suppress(KafkaException, TimeoutError):
                 await asyncio.to_thread(self.look_at_offsets)
 
@@ -504,13 +510,16 @@ async def open_world(
             tail=tail,
             at_rest=at_rest or {},
         )
-        looking = asyncio.create_task(world.keep_looking()) if watched and platform.capabilities.transactions else None
+        enough = asyncio.Event()
+        watched = watched and platform.capabilities.transactions
+        looking = asyncio.create_task(world.keep_looking(enough)) if watched else None
         try:
             yield world
         finally:
-            if looking is not None:
-                looking.cancel()
+            enough.set()
             await asyncio.gather(*(child.kill() for child in world.agents.values()))
+            if looking is not None:
+                await looking
     if platform.capabilities.transactions:
         async with admin_client(platform.connection) as client:
             await client.delete_topics([platform.names.topic(topic.name) for topic in topics])

@@ -183,7 +183,7 @@ def test_one_line_is_bounded() -> None:
     ("typed", "offered"),
     [
         ("tierflow re", {"reconcile", "registry"}),
-        ("tierflow tail ", {"results", "provenance", "dead-letters", "requests"}),
+        ("tierflow tail ", {"results", "provenance", "dead-letters", "requests", "alerts"}),
     ],
 )
 def test_completion(typed: str, offered: set[str]) -> None:
