@@ -1,6 +1,6 @@
 """What it costs to make a record between stages: as the struct that it is, and as a frozen dataclass of its fields.
 
-    python -m bench.records
+python -m bench.records
 """
 
 import timeit
