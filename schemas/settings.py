@@ -81,6 +81,9 @@ class KafkaSettings(Section):
     client_id: str = "tierflow"
     request_timeout: Duration = timedelta(seconds=20)
     session_timeout: Duration = timedelta(seconds=15)
+    delivery: Literal["auto", "exactly_once", "at_least_once"] = "auto"
+    """``auto``: exactly once where the broker fences, found out by trial at each start; ``exactly_once``: refuse to
+    start where it does not; ``at_least_once``: don't use transactions."""
     heartbeat_interval: Duration = timedelta(seconds=3)
 
     @model_validator(mode="after")

@@ -3,9 +3,15 @@
 Claims are not enough: a broker can list the requests of transactions and still show aborted records. So the question is
 put as a test of the one thing that everything rests on: is a producer refused whose transactional id somebody else has
 taken since? The test leaves nothing but an unused transactional id behind, which the broker forgets after a week.
+
+All agents try with the same id, and many at once when an installation starts. So "busy" is asked again, and only a
+clear answer decides: a broker that let the producer of the past write, or that can't give ids at all. Anything else
+stops the start, because an agent that took trouble for inability would deliver at least once beside others that trust
+it.
 """
 
 import asyncio
+import random
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -64,7 +70,11 @@ class Capabilities:
 
 
 async def probe(
-    connection: KafkaConnection, *, transactional_id: str = PROBE_ID, limit: timedelta = _LIMIT
+    connection: KafkaConnection,
+    *,
+    transactional_id: str = PROBE_ID,
+    limit: timedelta = _LIMIT,
+    transactions: bool = True,
 ) -> Capabilities:
     """Ask the broker what it is, and try whether it fences.
 
@@ -72,10 +82,12 @@ async def probe(
         connection: Where.
         transactional_id: What to try with, where access rights allow only certain ones.
         limit: Longest time for the try.
+        transactions: Whether they are wanted; there is no try where they are not.
 
     Raises:
-        BrokerUnavailableError: Nobody answers; or the broker has transactions but can't do them now. That is never
-            taken for "has none": a cluster in trouble must not turn exactly once into at least once.
+        BrokerUnavailableError: Nobody answers; or the broker has transactions but can't do them now, or does not answer
+            clearly. That is never taken for "has none": a cluster in trouble must not turn exactly once into at least
+            once.
         NotPermittedError: Credentials, TLS, or the right to use the transactional id.
     """
     try:
@@ -84,18 +96,18 @@ async def probe(
         raise NotPermittedError(f"the broker let us not in: {error}") from error
     except LinkError as error:
         raise BrokerUnavailableError(f"no broker answers: {error}") from error
-    reason = _too_old(greeting)
+    kind = _kind(greeting)
+    reason = _too_old(greeting) if transactions else "none are wanted"
     if not reason:
         try:
             async with asyncio.timeout(limit.total_seconds()):
-                reason = await _try_fencing(connection, transactional_id)
+                reason = await _try_fencing(connection, transactional_id, kind)
         except (LinkError, TimeoutError) as error:
             raise BrokerUnavailableError(
                 f"the broker knows transactions, but its transaction coordinator did not answer within "
                 f"{limit.total_seconds():g} s ({str(error) or 'time-out'}); with fewer brokers than "
                 "transaction.state.log.replication.factor it never will"
             ) from error
-    kind = _kind(greeting)
     return Capabilities(
         transactions=not reason,
         reason=reason,
@@ -113,25 +125,33 @@ def _too_old(greeting: Greeting) -> str:
     return ""
 
 
-async def _try_fencing(connection: KafkaConnection, transactional_id: str) -> str:
+async def _try_fencing(connection: KafkaConnection, transactional_id: str, kind: BrokerKind) -> str:
     """Take an id twice, and use the first taking: why the broker can't be trusted, or an empty text."""
     wire = Wire(connection.client_arguments("probe"))
     await wire.open()
     try:
         taken = [await _take(wire, transactional_id) for _ in range(2)]
-        for answer in taken:
-            if isinstance(answer, str):
-                return answer
+        unable = next((answer for answer in taken if isinstance(answer, int)), None)
+        if unable is not None:
+            if kind is not BrokerKind.EMBEDDED:
+                raise BrokerUnavailableError(
+                    f"the broker knows transactions, but gave no producer id for {transactional_id}: {describe(unable)}"
+                )
+            return f"the broker gives no producer id: {describe(unable)}"
         first = taken[0]
-        assert isinstance(first, ProducerId)  # noqa: S101 - the loop above returned otherwise
-        node = await wire.coordinator(TRANSACTION, transactional_id)
-        code = await wire.add_offsets(node, transactional_id, first, PROBE_ID)
+        assert isinstance(first, ProducerId)  # noqa: S101 - what is no int is one
+        code = await _use(wire, transactional_id, first)
     finally:
         await wire.close()
-    return "" if code in FENCED else f"the broker does not fence: a producer of the past got {describe(code)}"
+    if code in FENCED:
+        return ""
+    if code == Code.OK:
+        return f"the broker does not fence: a producer of the past got {describe(code)}"
+    raise BrokerUnavailableError(f"the broker knows transactions, but whether it fences is unclear: {describe(code)}")
 
 
-async def _take(wire: Wire, transactional_id: str) -> ProducerId | str:
+async def _take(wire: Wire, transactional_id: str) -> ProducerId | int:
+    """A producer of this id, or the code with which the broker refuses one."""
     while True:
         try:
             node = await wire.coordinator(TRANSACTION, transactional_id)
@@ -140,12 +160,35 @@ async def _take(wire: Wire, transactional_id: str) -> ProducerId | str:
             code, producer = int(Code.COORDINATOR_NOT_AVAILABLE), ProducerId(-1, -1)
         if code == Code.OK:
             return producer
-        if code in NOT_PERMITTED:
-            raise NotPermittedError(f"transactional id {transactional_id}: {describe(code)}")
-        if not (code in COORDINATOR_MOVED or code in WAIT or code == Code.CONCURRENT_TRANSACTIONS):
-            return f"the broker gives no producer id: {describe(code)}"
-        wire.forget_coordinator(TRANSACTION, transactional_id)
-        await asyncio.sleep(_PAUSE_S)
+        if not await _busy(wire, transactional_id, code):
+            return code
+
+
+async def _use(wire: Wire, transactional_id: str, producer: ProducerId) -> int:
+    """The code with which the broker answers a producer that wants to begin."""
+    while True:
+        try:
+            node = await wire.coordinator(TRANSACTION, transactional_id)
+            code = await wire.add_offsets(node, transactional_id, producer, PROBE_ID)
+        except LinkError:
+            code = int(Code.COORDINATOR_NOT_AVAILABLE)
+        if not await _busy(wire, transactional_id, code):
+            return code
+
+
+async def _busy(wire: Wire, transactional_id: str, code: int) -> bool:
+    """Whether the answer was none, and it is time to ask again; the caller's time limit ends that.
+
+    Raises:
+        NotPermittedError: The code says so.
+    """
+    if code in NOT_PERMITTED:
+        raise NotPermittedError(f"transactional id {transactional_id}: {describe(code)}")
+    if not (code in COORDINATOR_MOVED or code in WAIT or code == Code.CONCURRENT_TRANSACTIONS):
+        return False
+    wire.forget_coordinator(TRANSACTION, transactional_id)
+    await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))
+    return True
 
 
 def _kind(greeting: Greeting) -> BrokerKind:

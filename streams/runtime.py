@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from schemas.errors import ConfigurationError
 from schemas.ports import Clock
 from schemas.settings import Settings
 from streams import ports
@@ -14,7 +15,7 @@ from streams.committer import Sink
 from streams.connection import KafkaConnection
 from streams.effects import Stage
 from streams.loop import Loop
-from streams.probe import Capabilities, probe
+from streams.probe import PROBE_ID, Capabilities, probe
 from streams.sink import AtLeastOnceSink, TransactionalSink
 from streams.source import Listener, Source
 from streams.telemetry import Telemetry
@@ -48,12 +49,20 @@ async def find_platform(settings: Settings) -> Platform:
     Raises:
         BrokerUnavailableError: Nobody answers.
         NotPermittedError: Credentials or rights.
-        ConfigurationError: Settings contradict each other.
+        ConfigurationError: Settings contradict each other; or they demand exactly once, and the broker can't.
     """
     connection = KafkaConnection(
         kafka=settings.kafka, loop=settings.loop, max_message_bytes=settings.topics.max_message_bytes
     )
-    capabilities = await probe(connection, transactional_id=f"{settings.topics.prefix}tierflow.probe")
+    wanted = settings.kafka.delivery
+    capabilities = await probe(
+        connection, transactional_id=f"{settings.topics.prefix}{PROBE_ID}", transactions=wanted != "at_least_once"
+    )
+    if wanted == "exactly_once" and not capabilities.transactions:
+        raise ConfigurationError(
+            f"kafka.delivery is exactly_once, and {capabilities.broker} can't do that: {capabilities.reason}; "
+            "name another broker, or say auto if at least once will do"
+        )
     log.info("%s: %s", capabilities.broker, capabilities.mode.value)
     return Platform(settings, connection, capabilities, Names(settings.topics.prefix))
 

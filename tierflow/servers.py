@@ -69,7 +69,7 @@ async def servers(
             pids.append(("the embedded broker", embedded.pid, process_created(embedded.pid)))
         elif broker is BrokerChoice.KAFKA:
             cluster = await stack.enter_async_context(KafkaCluster(work_dir=folder / "kafka"))
-            settings = with_section(settings, "kafka", bootstrap=cluster.bootstrap)
+            settings = with_section(settings, "kafka", bootstrap=cluster.bootstrap, delivery="exactly_once")
         state_url = ""
         if state is StateChoice.EMBEDDED:
             # What the store remembers is about records of the broker. The embedded broker forgets them all: the same

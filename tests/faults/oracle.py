@@ -170,6 +170,12 @@ def _results(evidence: Evidence, seen: Sorted) -> Iterator[str]:
     for _, result in seen.results:
         if result.delivery_mode is not evidence.mode:
             yield f"{result.request_id} claims to be delivered {result.delivery_mode}"
+    other = {
+        f"records of {evidence.names.logical(record.topic)} were delivered {delivered}"
+        for record in evidence.records
+        if (delivered := _header(record, Name.DELIVERY_MODE)) not in {"", evidence.mode}
+    }
+    yield from sorted(other)
 
 
 def _conflicts(seen: Sorted) -> Iterator[str]:
@@ -278,7 +284,8 @@ def _calls(evidence: Evidence, seen: Sorted) -> Iterator[str]:
             attempt = CODEC.decode(Attempt, raw)
             if attempt.outcome is Outcome.UNKNOWN:
                 unknown += 1
-            if attempt.outcome is Outcome.UNKNOWN or attempt.failure == FailureClass.CONNECTION:
+            # Cut off before the request was out, or after: the caller can't know.
+            if attempt.outcome is Outcome.UNKNOWN or attempt.failure in {FailureClass.CONNECTION, FailureClass.TIMEOUT}:
                 perhaps[completion.request_id] += 1
             elif attempt.outcome is not Outcome.CACHED:
                 known[completion.request_id] += 1

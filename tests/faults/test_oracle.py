@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from schemas.delivery import DeliveryMode
+from schemas.headers import Name
 from streams.records import TP, InRecord
 from streams.topics import Names
 from tests.faults.oracle import MARGIN, Evidence, Resources, judge
@@ -40,6 +41,15 @@ def test_an_open_transaction_is_named() -> None:
 
 def test_offsets_that_went_back_are_named() -> None:
     assert judge(evidence(went_back=["group g went back to 3 on p from 5"])) == ["group g went back to 3 on p from 5"]
+
+
+def test_an_agent_that_promised_less_is_named() -> None:
+    def written(mode: DeliveryMode) -> InRecord:
+        return InRecord("retry.1s", 0, 4, 0, 0, b"k", b"v", ((Name.DELIVERY_MODE.value, mode.encode()),))
+
+    assert judge(evidence(records=(written(DeliveryMode.EXACTLY_ONCE),))) == []
+    (problem,) = judge(evidence(records=(written(DeliveryMode.AT_LEAST_ONCE),)))
+    assert problem == "records of retry.1s were delivered at_least_once"
 
 
 def test_what_a_reader_saw_must_stay() -> None:

@@ -494,6 +494,8 @@ async def open_world(
     prefix = f"f{uuid.uuid4().hex[:6]}-"
     settings = faulty_settings(bootstrap, state_url, provider.base_url, prefix, **sections)
     platform = await find_platform(settings)
+    if platform.capabilities.transactions:
+        settings = with_section(settings, "kafka", delivery="exactly_once")
     catalogue = load_catalogue(rules, retention=settings.topics.retention)
     topics = topics_of(catalogue, settings.topics)
     await create_topics(platform.connection, topics, platform.names, settings.topics, kind=platform.capabilities.kind)

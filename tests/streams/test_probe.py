@@ -7,13 +7,15 @@ import pytest
 from pydantic import SecretStr
 
 from schemas.delivery import DeliveryMode
-from schemas.settings import KafkaSettings
+from schemas.errors import ConfigurationError
+from schemas.settings import KafkaSettings, Settings
 from streams import probe as probe_module
 from streams._aiokafka import Wire
 from streams._codes import Code
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, NotPermittedError
 from streams.probe import probe
+from streams.runtime import find_platform
 
 
 async def test_apache_kafka(kafka_broker: str) -> None:
@@ -23,6 +25,30 @@ async def test_apache_kafka(kafka_broker: str) -> None:
     assert found.broker.startswith("Apache Kafka 4.")
     assert (found.brokers, bool(found.cluster_id)) == (1, True)
     assert await probe(KafkaConnection.at(kafka_broker)) == found
+
+
+async def test_many_at_once(kafka_broker: str) -> None:
+    """An installation starts, and all its agents try with the same id: the broker is busy, not unable."""
+    for _ in range(5):
+        found = await asyncio.gather(*(probe(KafkaConnection.at(kafka_broker)) for _ in range(12)))
+        assert {each.reason for each in found} == {""}
+
+
+async def test_transactions_that_nobody_wants(kafka_broker: str) -> None:
+    found = await probe(KafkaConnection.at(kafka_broker), transactions=False)
+    assert (found.mode, found.reason) == (DeliveryMode.AT_LEAST_ONCE, "none are wanted")
+
+
+async def test_exactly_once_demanded(kafka_broker: str, embedded_broker: str) -> None:
+    def settings(bootstrap: str, delivery: str) -> Settings:
+        return Settings.model_validate({"kafka": {"bootstrap": bootstrap, "delivery": delivery}})
+
+    with pytest.raises(
+        ConfigurationError, match=r"kafka\.delivery is exactly_once, and Tansu can't do that: the broker"
+    ):
+        await find_platform(settings(embedded_broker, "exactly_once"))
+    assert (await find_platform(settings(kafka_broker, "exactly_once"))).capabilities.transactions
+    assert not (await find_platform(settings(kafka_broker, "at_least_once"))).capabilities.transactions
 
 
 async def test_embedded(embedded_broker: str) -> None:
@@ -44,6 +70,16 @@ async def test_claims_are_not_believed(kafka_broker: str, monkeypatch: pytest.Mo
         False,
         "the broker does not fence: a producer of the past got OK (0)",
     )
+
+
+@pytest.mark.parametrize("call", ["init_producer_id", "add_offsets"])
+async def test_an_unclear_answer_is_no_answer(kafka_broker: str, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    async def puzzle(*_: object) -> object:
+        return Code.CORRUPT_MESSAGE if call == "add_offsets" else (Code.CORRUPT_MESSAGE, None)
+
+    monkeypatch.setattr(Wire, call, puzzle)
+    with pytest.raises(BrokerUnavailableError, match=r"knows transactions, but .*CORRUPT_MESSAGE \(2\)"):
+        await probe(KafkaConnection.at(kafka_broker))
 
 
 async def test_old_broker(kafka_broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
