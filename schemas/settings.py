@@ -84,7 +84,8 @@ class KafkaSettings(Section):
     delivery: Literal["auto", "exactly_once", "at_least_once"] = "auto"
     """``auto``: exactly once where the broker fences, found out by trial at each start; ``exactly_once``: refuse to
     start where it does not; ``at_least_once``: don't use transactions."""
-    heartbeat_interval: Duration = timedelta(seconds=3)
+    heartbeat_interval: Duration = timedelta(seconds=1)
+    """Also how soon a member learns that its group is dividing the work anew."""
 
     @model_validator(mode="after")
     def _heartbeats_fit(self) -> Self:

@@ -22,6 +22,7 @@ from aiokafka.errors import (
     KafkaError,
     TransactionalIdAuthorizationFailed,
 )
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import LeaveGroupRequest
@@ -329,9 +330,18 @@ class Wire:
         answer = await self.call(node, request, coordination=True)
         return {TP(topic, number): code for topic, partitions in answer.topics for number, code in partitions}
 
+    async def describe_group(self, node: int, group: str) -> tuple[int, str, Sequence[tuple[str, str]]]:
+        """A group as its coordinator has it: a code, its state, and member and client id of each member.
+
+        Not over the connection for coordination: brokers answer in order, and a join can wait there for long.
+        """
+        answer = await self.call(node, DescribeGroupsRequest([group]))
+        ((code, _, state, _, _, members, *_),) = answer.groups
+        return code, state, [(member, client) for member, client, *_ in members]
+
     async def leave_group(self, node: int, member: Membership) -> int:
-        """Leave a group, so that the others need not wait for a time-out."""
-        answer = await self.call(node, LeaveGroupRequest(member.group, member.member_id), coordination=True)
+        """Let a member leave its group, so that the others need not wait for a time-out; not behind a join either."""
+        answer = await self.call(node, LeaveGroupRequest(member.group, member.member_id))
         return int(answer.error_code)
 
     async def offset_fetch(

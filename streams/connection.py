@@ -121,23 +121,20 @@ class KafkaConnection:
             arguments["ssl_context"] = self.ssl_context()
         return arguments
 
-    def consumer_arguments(
-        self, group: str | None, kind: BrokerKind, *, instance_id: str | None = None
-    ) -> dict[str, Any]:
+    def consumer_arguments(self, group: str | None, kind: BrokerKind, *, name: str = "consumer") -> dict[str, Any]:
         """Arguments of a consumer.
 
         Args:
             group: Consumer group; None for a reader on its own.
             kind: What was found at the address.
-            instance_id: Name of a static member.
+            name: Put behind the client id.
         """
         session, heartbeat = self.kafka.session_timeout, self.kafka.heartbeat_interval
         if kind is BrokerKind.EMBEDDED:
             session = min(session, EMBEDDED_SESSION)
             heartbeat = min(heartbeat, session / 4)
-        return self.client_arguments("consumer") | {
+        return self.client_arguments(name) | {
             "group_id": group,
-            "group_instance_id": instance_id,
             "enable_auto_commit": False,  # it would commit what was handed out, not what is done
             "isolation_level": "read_committed",
             "auto_offset_reset": "none",  # lost offsets are an error, never a silent rerun or a silent gap

@@ -87,6 +87,7 @@ def link(
             topics=[platform.names.topic(topic) for topic in inputs],
             listener=listener,
             kind=platform.capabilities.kind,
+            name=instance,
         )
         if platform.capabilities.transactions:
             return source, TransactionalSink(platform.connection, source, transactional_id=f"{group}.{instance}")

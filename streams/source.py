@@ -41,6 +41,7 @@ from streams._aiokafka_consumer import (
     wire_of,
 )
 from streams._aiokafka_records import read_leniently
+from streams._predecessor import Predecessor
 from streams._restore import Listener, MissingOffsets, Restorer
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import (
@@ -71,7 +72,8 @@ class Source:
         listener: Told of assignments and revocations.
         kind: What answers at the address.
         missing: What a partition without a committed offset means.
-        instance_id: Name of a static member; then a stop leaves the group to a time-out.
+        name: Of this process among those of the group, the same after a restart and nobody else's: a member that is
+            left there under this name is put out. Empty for none.
     """
 
     def __init__(
@@ -83,14 +85,16 @@ class Source:
         listener: Listener,
         kind: BrokerKind = BrokerKind.UNKNOWN,
         missing: MissingOffsets = MissingOffsets.REFUSE,
-        instance_id: str | None = None,
+        name: str = "",
     ) -> None:
         self._connection = connection
         self._group = group
         self._topics = frozenset(topics)
         self._listener = listener
         self._missing = missing
-        self._arguments = connection.consumer_arguments(group, kind, instance_id=instance_id)
+        named = {"name": f"{group}.{name}"} if name else {}
+        self._arguments = connection.consumer_arguments(group, kind, **named)
+        self._named = bool(name) and kind is BrokerKind.KAFKA
         self._pace = FetchPace(connection.fetch_wait(kind), connection.fetch_wait_idle(kind))
         self._consumer: AIOKafkaConsumer | None = None
         self._wire: Wire | None = None
@@ -99,6 +103,7 @@ class Source:
         self._held: set[TP] = set()
         self._restorer: Restorer | None = None
         self._failure: BaseException | None = None
+        self._putting_out: asyncio.Task[None] | None = None
         self._polling = self._stopping = False
 
     @property
@@ -143,11 +148,18 @@ class Source:
             release=self._release,
             fail=self._fail,
         )
+        predecessor = Predecessor(self._wire, group=self._group, client_id=self._arguments["client_id"])
+        left = self._named and await predecessor.note()
         consumer.subscribe(topics=list(self._topics), listener=_Rebalances(self))
+        if left:
+            self._putting_out = asyncio.create_task(predecessor.put_out())
 
     async def stop(self) -> None:
         """Leave the group and close. The listener is not called: finish and commit before."""
         self._stopping = True
+        if self._putting_out is not None:
+            self._putting_out.cancel()
+            await asyncio.wait([self._putting_out])
         if self._consumer is not None and self._restorer is not None:
             await self._restorer.cancel()
             if self._polling and is_rebalancing(self._consumer):
@@ -276,7 +288,7 @@ class Source:
     async def _leave_first_generation(self) -> None:
         """The client leaves a group only from generation 1 on; the embedded broker begins with 0."""
         member = self._membership
-        if member is None or member.generation != 0 or member.instance_id is not None or self._wire is None:
+        if member is None or member.generation != 0 or self._wire is None:
             return
         with contextlib.suppress(LinkError):
             node = await self._wire.coordinator(GROUP, member.group)

@@ -119,10 +119,11 @@ async def member_of(
     kind: BrokerKind = BrokerKind.KAFKA,
     missing: MissingOffsets = MissingOffsets.REFUSE,
     assigned: int | None = PARTITIONS,
+    name: str = "",
 ) -> AsyncIterator[Source]:
     """A started source; waits for its partitions unless told otherwise."""
     listener = listener or Recorder()
-    source = Source(connection, group=group, topics=[topic], listener=listener, kind=kind, missing=missing)
+    source = Source(connection, group=group, topics=[topic], listener=listener, kind=kind, missing=missing, name=name)
     await source.start()
     try:
         if assigned is not None:

@@ -42,7 +42,7 @@ def test_embedded_broker_is_asked_otherwise() -> None:
     connection = KafkaConnection.at("a:1")
     arguments = connection.consumer_arguments("g", BrokerKind.EMBEDDED)
     assert (arguments["fetch_max_wait_ms"], arguments["session_timeout_ms"]) == (5, 6_000)
-    assert arguments["heartbeat_interval_ms"] == 1_500
+    assert arguments["heartbeat_interval_ms"] == 1_000
     assert connection.fetch_wait_idle(BrokerKind.EMBEDDED) == timedelta(milliseconds=80)
     chosen = KafkaConnection(loop=LoopSettings(fetch_wait=timedelta(milliseconds=7)))
     assert chosen.consumer_arguments("g", BrokerKind.EMBEDDED)["fetch_max_wait_ms"] == 7

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
+from schemas.settings import KafkaSettings
 from streams._aiokafka import TRANSACTION, Wire
 from streams._codes import Code
 from streams.connection import BrokerKind, KafkaConnection
@@ -51,6 +53,10 @@ async def fill(connection: KafkaConnection, topic: str, *contents: bytes) -> Non
     sink = TransactionalSink(connection, nobody("unused"), transactional_id=f"fill-{topic}")
     await sink.commit([record._replace(partition=1) for record in out(topic, *contents)], {})
     await sink.stop()
+
+
+async def _nothing() -> None:
+    """Instead of leaving the group."""
 
 
 class TestAssignment:
@@ -133,6 +139,46 @@ class TestAssignment:
             await sink.stop()
             found = {record.value for record in await take(one, 2)}
             assert found == {b"a", b"z"}, "a pause outlived the rebalance"
+
+    @pytest.mark.parametrize("another", [False, True])
+    async def test_what_is_left_of_a_former_life_is_put_out(self, kafka_broker: str, *, another: bool) -> None:
+        """A killed member leaves its place taken until its session ends: far later than these tests wait."""
+        session = KafkaSettings(bootstrap=kafka_broker, session_timeout=4 * SOON, request_timeout=4 * SOON)
+        kafka = KafkaConnection(kafka=session)
+        topic = await make_topic(kafka)
+        group = await make_group(kafka, topic)
+        first, other = Recorder(), Recorder()
+        async with AsyncExitStack() as stack:
+            if another:  # who shares the work, and only learns of the change by a heartbeat
+                beside = await stack.enter_async_context(member_of(kafka, group, topic, other, name="other"))
+                polling = asyncio.create_task(poll_for_ever(beside))
+            async with member_of(kafka, group, topic, first, assigned=None, name="one") as killed:
+                await first.until(lambda: len(first.positions) > 0)
+                killed._consumer._coordinator._maybe_leave_group = _nothing  # type: ignore[union-attr]
+            again = Recorder()
+            source = await stack.enter_async_context(member_of(kafka, group, topic, again, assigned=None, name="one"))
+            await again.until(lambda: len(again.positions) > 0)
+            assert source.membership is not None
+            if another:
+                await other.until(lambda: len(again.positions) + len(other.positions) == 3)
+                await ended(polling)
+            else:
+                await again.assigned()
+
+    async def test_a_twin_is_put_out_and_comes_back(self, kafka: KafkaConnection) -> None:
+        topic = await make_topic(kafka)
+        group = await make_group(kafka, topic)
+        first, second = Recorder(), Recorder()
+        async with member_of(kafka, group, topic, first, name="one") as one:
+            polling = asyncio.create_task(poll_for_ever(one))
+            async with member_of(kafka, group, topic, second, assigned=None, name="one") as two:
+                polling_too = asyncio.create_task(poll_for_ever(two))
+                await second.until(lambda: len(second.positions) > 0)
+                await first.until(lambda: 0 < len(first.positions) < 3)
+                await second.until(lambda: len(first.positions) + len(second.positions) == 3)
+                await ended(polling_too)
+            await first.assigned()
+            await ended(polling)
 
     async def test_pause_and_resume(self, kafka: KafkaConnection) -> None:
         topic = await make_topic(kafka)
