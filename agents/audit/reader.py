@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import IO, Any, Final
 
 import duckdb
 
@@ -15,6 +15,8 @@ from agents.audit.archive import OPEN, columns, read_manifest
 from agents.audit.story import Story, gaps, tell
 from schemas.enums import EventType, Status
 from schemas.errors import ConfigurationError
+
+_CHUNK: Final = 1 << 20
 
 
 class ArchiveReader:
@@ -78,33 +80,37 @@ class ArchiveReader:
 
 @contextmanager
 def _whole_lines(path: Path) -> Iterator[Path | None]:
-    """The open rows without a line that is being written right now; None if there are none.
+    """A copy of the open rows as they are now, without a line that is being written; None if there are none.
 
-    They stay what they were while they are read: sealing puts another file in the place of this one.
+    A copy, since the writer goes on, and what reads JSON lines would meet half of one at the end.
     """
     try:
         file = path.open("rb")
     except FileNotFoundError:
         yield None
         return
-    with file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        whole = size > 0 and file.read(1) == b"\n"
-        held = Path(f"/proc/self/fd/{file.fileno()}")
-        if whole and held.exists():
-            yield held
-            return
-        file.seek(0)
-        content = file.read(size)
-    content = content[: content.rfind(b"\n") + 1]
-    if not content:
-        yield None
-        return
     with NamedTemporaryFile(suffix=".jsonl") as copy:
-        copy.write(content)
+        with file:
+            end = _end_of_lines(file)
+            left = end
+            while left and (chunk := file.read(min(left, _CHUNK))):
+                copy.write(chunk)
+                left -= len(chunk)
         copy.flush()
-        yield Path(copy.name)
+        yield Path(copy.name) if end else None
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last whole line ends; the file stands at its beginning after."""
+    at, end = file.seek(0, os.SEEK_END), 0
+    while at and not end:
+        begin = max(0, at - _CHUNK)
+        file.seek(begin)
+        found = file.read(at - begin).rfind(b"\n")
+        end = begin + found + 1 if found >= 0 else 0
+        at = begin
+    file.seek(0)
+    return end
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from agents.audit import reader
 from agents.audit.archive import MANIFEST, OPEN, ArchiveWriter, columns, read_manifest, row_of
 from agents.audit.reader import ArchiveReader, _whole_lines
 from schemas.enums import EventType
@@ -109,6 +110,25 @@ def test_a_row_being_written_does_not_stop_a_reader(tmp_path):
     with (tmp_path / OPEN).open("ab") as file:
         file.write(rows(1)[0][:100])
     assert archived(tmp_path) == ["e-0"]
+    writer.close()
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 400, 1 << 20])
+def test_a_row_that_is_written_while_somebody_reads_is_not_seen_in_half(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(reader, "_CHUNK", chunk)
+    writer = ArchiveWriter(tmp_path)
+    with _whole_lines(tmp_path / OPEN) as held:
+        assert held is None
+    writer.append(rows(0, 1), {0: (0, 2)}, now_ms=10)
+    before = (tmp_path / OPEN).read_bytes()
+    with (tmp_path / OPEN).open("ab") as file, _whole_lines(tmp_path / OPEN) as held:
+        file.write(rows(2)[0][:100])
+        file.flush()
+        assert held is not None
+        assert held.read_bytes() == before
+        with _whole_lines(tmp_path / OPEN) as too:  # and who comes now does not see it, either
+            assert too is not None
+            assert too.read_bytes() == before
     writer.close()
 
 
