@@ -1,7 +1,8 @@
 """The consuming side on real brokers: nothing early, nothing lost, nothing stuck."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from streams._aiokafka import TRANSACTION, Wire
 from streams._codes import Code
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, DeliveryError, OffsetsLostError, TopicMissingError
-from streams.offsets import commit_initial_offsets, committed_offsets
+from streams.offsets import commit_initial_offsets, committed_offsets, read_offsets
 from streams.records import TP, OffsetCommit
 from streams.sink import TransactionalSink
 from streams.source import MissingOffsets, Source
@@ -105,6 +106,32 @@ class TestAssignment:
             async with member_of(kafka, group, topic, listener, assigned=2) as source:
                 assert listener.calls == [frozenset({TP(topic, 0), TP(topic, 1)})]
                 assert [record.value for record in await take(source, 1)] == [b"a"]
+                node = await wire.coordinator(TRANSACTION, group)
+                assert await wire.end_txn(node, group, producer, commit=True) == Code.OK
+                await listener.assigned()
+                assert listener.positions[pending] == OffsetCommit(4, "pending")
+
+    async def test_a_transaction_that_stays_open_is_waited_for_however_long(
+        self, kafka: KafkaConnection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The loop takes a broker's silence for something that passes: nothing may end with it but the wait."""
+        topic = await make_topic(kafka)
+        group = await make_group(kafka, topic)
+        pending, listener, rounds = TP(topic, 2), Recorder(), 0
+
+        async def impatient(wire: Wire, name: str, tps: Collection[TP], *, partial: bool) -> object:
+            nonlocal rounds
+            rounds += 1
+            return await read_offsets(wire, name, tps, partial=partial, limit=NAP)
+
+        monkeypatch.setattr("streams._restore.read_offsets", impatient)
+        async with wire_to(kafka) as wire:
+            producer = await open_offsets(wire, group, {pending: OffsetCommit(4, "pending")})
+            async with member_of(kafka, group, topic, listener, assigned=2) as source:
+                async with asyncio.timeout(SOON.total_seconds()):
+                    while rounds < 4:
+                        with suppress(BrokerUnavailableError):  # as the loop does
+                            await source.poll(NAP)
                 node = await wire.coordinator(TRANSACTION, group)
                 assert await wire.end_txn(node, group, producer, commit=True) == Code.OK
                 await listener.assigned()
