@@ -40,7 +40,7 @@ from streams._aiokafka_consumer import (
     release_polls,
     wire_of,
 )
-from streams._aiokafka_records import read_leniently
+from streams._aiokafka_records import read_around
 from streams._restore import Listener, MissingOffsets, Restorer
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import (
@@ -286,14 +286,17 @@ class Source:
         """After a record with undecodable header names: read each partition once, with a reader that lets it pass."""
         self._rewind()
         consumer = self._started()
+        before = {tp: offset for tp, offset in self._positions.items() if tp not in self._held}
+        try:
+            found = await read_around(consumer, before)
+        except KafkaError as error:
+            raise _translated(error, self._connection) from error
         records: dict[TP, Sequence[InRecord]] = {}
-        for tp in [tp for tp in self._positions if tp not in self._held]:
-            try:
-                raws, behind = await read_leniently(consumer, tp, self._positions[tp])
-            except KafkaError as error:
-                raise _translated(error, self._connection) from error
-            if tp not in self._positions:
-                continue  # revoked meanwhile
+        for tp, (raws, behind) in found.items():
+            # Revoked, given anew, held or sent elsewhere meanwhile: what was read is not what comes next.
+            if self._positions.get(tp) != before[tp] or tp in self._held:
+                continue
+            # Not before all are read: a position counts as done with as soon as nothing before it is in flight.
             consumer.seek(tp, behind)
             self._positions[tp] = behind
             if raws:
