@@ -11,7 +11,7 @@ from streams.log_reader import LogReader, Start, open_log
 from streams.probe import probe
 from streams.records import TP
 from streams.sink import AtLeastOnceSink
-from tests.streams.kafka_world import make_topic, out
+from tests.streams.kafka_world import make_topic, out, produce_raw, wire_to
 
 FAR_BACK_MS = 1_000_000_000_000
 
@@ -82,6 +82,19 @@ class TestOpenLog:
             assert await values(reader, 3) == [b"a", b"b", b"c"]
         async with open_log(connection, [topic], kind=kind, since_ms=FAR_BACK_MS) as reader:
             assert await values(reader, 3) == [b"a", b"b", b"c"]
+
+    async def test_a_header_name_that_is_no_text_stops_nobody(
+        self, connection: KafkaConnection, kind: BrokerKind
+    ) -> None:
+        topic = await make_topic(connection)
+        async with wire_to(connection) as wire:
+            await wire.partitions(topic)
+            for number in range(3):
+                await produce_raw(wire, TP(topic, number), poisoned=number == 1)
+        async with open_log(connection, [topic], kind=kind) as reader:
+            assert await values(reader, 9) == sorted([b"%d" % number * 100 for number in range(3)] * 3)
+            await write(connection, topic, b"after")
+            assert await values(reader, 1) == [b"after"]
 
     async def test_a_missing_topic_is_named(self, connection: KafkaConnection, kind: BrokerKind) -> None:
         with pytest.raises(TopicMissingError, match="nowhere"):
