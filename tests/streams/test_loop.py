@@ -1,6 +1,7 @@
 """The loop over the in-memory log: what is committed, what is done again, what ends as a dead letter."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from schemas.errors import (
 )
 from schemas.fakes import FakeClock
 from schemas.headers import Name
-from schemas.settings import LoopSettings
+from schemas.settings import LoopSettings, TopicSettings
+from streams.deadletters import parse_dead_letter
 from streams.effects import DeadLetter, Effects, Emit, View
 from streams.loop import Loop
 from streams.memory import MemoryLog, MemorySink, MemorySource
@@ -106,8 +108,9 @@ class Bench:
         partitions: int = 1,
         settings: LoopSettings = SETTINGS,
         clock: FakeClock | None = None,
+        max_bytes: int = TopicSettings().max_message_bytes,
     ) -> None:
-        self.log = MemoryLog()
+        self.log = MemoryLog(max_bytes)
         self.log.create("in", partitions, [GROUP])
         self.log.create("out", 1)
         self.log.create("dead-letters.copy", partitions)
@@ -126,6 +129,7 @@ class Bench:
             rules=lambda: "rules",
             settings=self.settings,
             clock=self.clock,
+            max_bytes=self.log.max_bytes,
         )
 
     def link(self, listener: Listener) -> tuple[MemorySource, MemorySink]:
@@ -200,6 +204,25 @@ async def test_an_output_above_the_limit_fails_visibly_and_takes_nothing_with_it
         await bench.until(3)
     assert bench.out() == [b"a", b"failed delivery.output-refused", b"b"]
     assert [record.value for record in bench.log.read("dead-letters.copy")] == [b"too large"]
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "value"),
+    [
+        pytest.param(1_000_000, bytes(1_200_000), id="came compressed and is above the limit as it is"),
+        pytest.param(8_000_000, os.urandom(3_000_000), id="below a limit that is above the default"),
+    ],
+)
+async def test_a_dead_letter_keeps_the_original_within_the_limit_that_is_set(monkeypatch, max_bytes, value):
+    bench = Bench(CopyStage(), max_bytes=max_bytes)
+    letter = Effects(dead_letters=(DeadLetter("input.undecodable", "byte 0"),))
+    monkeypatch.setattr(bench.stage, "handle", lambda *_: letter)
+    bench.send(value)
+    async with bench.running():
+        await bench.until(1)
+    original = parse_dead_letter(*bench.log.read("dead-letters.copy")).original
+    assert original is not None
+    assert original.value == value
 
 
 @pytest.mark.parametrize("concurrency", [0, 4])
