@@ -79,10 +79,10 @@ class Working(Generic[R]):
         self._telemetry = telemetry
 
     async def run(self) -> None:
-        """Work for ever."""
+        """Work until the loop drains."""
         flight = self._flight
         concurrency = self._stage.concurrency
-        while True:
+        while not flight.draining:
             await flight.intake_filled.wait()
             limit = BATCH if concurrency == 0 else min(BATCH, concurrency - len(self.running))
             if limit <= 0:
@@ -92,7 +92,7 @@ class Working(Generic[R]):
             if not batch:
                 continue
             view = View(self._clock.now_ms(), self._rules(), self._sink.mode)
-            if not await self._prepare(batch, view):
+            if not await self._prepare(batch, view) or flight.draining:
                 continue
             if concurrency == 0:
                 began = self._clock.monotonic()

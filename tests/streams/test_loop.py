@@ -332,6 +332,21 @@ async def test_drain_finishes_what_runs_and_leaves_what_was_not_started():
     assert bench.log.offsets[GROUP, TP("in", 0)].offset == 1
 
 
+async def test_drain_begins_nothing_that_waited_for_a_turn():
+    """What it began just before the grace is over would be cut off, and called again by the next owner."""
+    bench = Bench(CopyStage(1))
+    for number, value in enumerate((b"slow", b"1", b"2")):
+        bench.send(value, key=b"%d" % number)
+    async with bench.running():
+        while not bench.stage.active:
+            await asyncio.sleep(0.001)
+        bench.stop.set()
+        await asyncio.sleep(0.01)
+        bench.stage.gate.set()
+    assert bench.out() == [b"slow"]
+    assert bench.log.offsets[GROUP, TP("in", 0)].offset == 1
+
+
 async def test_drain_gives_up_after_the_grace():
     settings = SETTINGS.model_copy(update={"drain_grace": timedelta(milliseconds=20)})
     bench = Bench(CopyStage(2), settings=settings, clock=_RealTime())
