@@ -77,6 +77,7 @@ class Working(Generic[R]):
         self._clock = clock
         self._counters = counters
         self._telemetry = telemetry
+        self._failure: BaseException | None = None
 
     async def run(self) -> None:
         """Work until the loop drains."""
@@ -84,6 +85,8 @@ class Working(Generic[R]):
         concurrency = self._stage.concurrency
         while not flight.draining:
             await flight.intake_filled.wait()
+            if self._failure is not None:
+                raise self._failure
             limit = BATCH if concurrency == 0 else min(BATCH, concurrency - len(self.running))
             if limit <= 0:
                 await asyncio.wait(set(self.running), return_when=asyncio.FIRST_COMPLETED)
@@ -163,7 +166,14 @@ class Working(Generic[R]):
     def _spawn(self, work: Work) -> None:
         task = asyncio.create_task(self._run(work))
         self.running.add(task)
-        task.add_done_callback(self.running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A record's task ended; what went wrong in it outside of the handler ends the loop, or nobody would know."""
+        self.running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self._flight.intake_filled.set()
 
     async def _run(self, work: Work) -> None:
         """Asynchronous stages: one task a key at a time."""
@@ -186,6 +196,11 @@ class Working(Generic[R]):
                     effects = await pending if isinstance(pending, Awaitable) else pending
             except StateStoreError as error:
                 log.warning("%s waits for the state store: %s", self._stage.name, error)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                return self._give_up(work, view, error)  # nobody cancelled this task: it was somebody else's
             except Exception as error:  # noqa: BLE001 - as in _decide
                 return self._give_up(work, view, error)
             else:
@@ -199,7 +214,7 @@ class Working(Generic[R]):
         hop = None if self._telemetry is None else self._telemetry.hop(work.record)
         return _NO_SPAN if hop is None else hop
 
-    def _give_up(self, work: Work, view: View[R], error: Exception) -> Effects:
+    def _give_up(self, work: Work, view: View[R], error: BaseException) -> Effects:
         self._counters.handler_errors += 1
         log.error("%s could not handle %s", self._stage.name, place(work.record), exc_info=error)
         known = (

@@ -373,6 +373,34 @@ async def test_a_bug_in_a_task_ends_the_process_instead_of_hanging_it():
         await bench.loop.run(bench.stop)
 
 
+@pytest.mark.parametrize("concurrency", [0, 4])
+async def test_a_stage_that_can_not_even_fail_ends_the_process_instead_of_hanging_it(monkeypatch, concurrency):
+    bench = Bench(CopyStage(concurrency))
+
+    def raise_again(record, view, error):
+        raise LookupError("from fail")
+
+    monkeypatch.setattr(bench.stage, "fail", raise_again)
+    bench.send(b"crash")
+    with pytest.raises(LookupError, match="from fail"):
+        async with asyncio.timeout(5):
+            await bench.loop.run(bench.stop)
+
+
+async def test_a_handler_that_lets_somebody_elses_cancellation_through_has_failed(monkeypatch):
+    """Clients cancel tasks of their own, and what waited for those raises it."""
+    bench = Bench(CopyStage(4))
+
+    async def cancelled(record, view):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(bench.stage, "handle", cancelled)
+    bench.send(b"a")
+    async with bench.running():
+        await bench.until(1)
+    assert bench.out() == [b"failed internal"]
+
+
 async def test_ten_thousand_queued_requests_stay_within_the_bound():
     settings = SETTINGS.model_copy(update={"max_in_flight": 200, "max_in_flight_bytes": 100_000})
     bench = Bench(CopyStage(50), settings=settings)
