@@ -83,7 +83,7 @@ class Polling:
         intake = self._flight.intake
         for record in records:
             if tracker.take(record.offset):
-                work = Work(record, partition, work_size(record), reading=partition.reading)
+                work = Work(record, partition, work_size(record))
                 partition.hold(work)
                 intake.append(work)
                 self._counters.taken += 1
@@ -120,13 +120,8 @@ class Polling:
         """Give back a record that is not due, and what was taken behind it; its partition is read again when it is."""
         flight, partition, offset = self._flight, work.partition, work.record.offset
         partition.due_ms = due_ms
-        partition.reading += 1
-        partition.release(work)
-        for behind in flight.intake:
-            if behind.partition is partition:
-                partition.release(behind)
-        flight.intake = deque(each for each in flight.intake if each.partition is not partition)
-        partition.tracker.rewind(offset)
+        partition.give_back(offset)
+        flight.intake = deque(each for each in flight.intake if each.partition.holds(each))
         self._source.pause(partition.tp)
         self._source.seek(partition.tp, offset)
         flight.room.set()

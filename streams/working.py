@@ -129,10 +129,7 @@ class Working(Generic[R]):
         """Synchronous stages: in the order of arrival, no task a record."""
         flight = self._flight
         for index, work in enumerate(batch, 1):
-            if not work.partition.alive:
-                continue
-            if work.reading != work.partition.reading:  # behind a head that is not due: read again when it is
-                work.partition.release(work)
+            if not work.partition.holds(work):  # revoked; or behind a head that is not due, and read again when it is
                 continue
             seen = view if work.prepared is None else View(view.now_ms, view.rules, view.mode, work.prepared)
             effects = self._decide(work, seen)

@@ -455,6 +455,19 @@ async def test_a_partition_whose_head_is_not_due_is_left_alone_and_others_go_on(
     assert bench.out() == [b"a", b"d", b"e", b"due 1002000", b"b", b"due 1003000", b"c"]
 
 
+async def test_a_record_that_waits_is_not_forgotten_over_one_behind_it_that_is_not_due(monkeypatch):
+    monkeypatch.setattr("streams.polling.LOOK", timedelta(milliseconds=5))
+    clock = FakeClock(1_000_000)
+    bench = Bench(CopyStage(not_done=1), clock=clock)
+    bench.send(b"not yet", b"due 1002000", b"a")
+    async with bench.running():
+        await bench.until(1)
+        clock.advance(timedelta(seconds=2))
+        await bench.until(3)
+        assert bench.loop.in_flight == 0
+    assert bench.out() == [b"not yet", b"due 1002000", b"a"]
+
+
 async def test_no_task_is_left_over_by_rebalances_resets_and_a_stop():
     bench = Bench(CopyStage(8), partitions=2)
     at_rest = len(asyncio.all_tasks())
