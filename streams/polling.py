@@ -82,6 +82,9 @@ class Polling:
         tracker = partition.tracker
         intake = self._flight.intake
         for record in records:
+            if not tracker.fits(record.offset):
+                self._source.seek(partition.tp, record.offset)
+                break
             if tracker.take(record.offset):
                 work = Work(record, partition, work_size(record))
                 partition.hold(work)

@@ -291,6 +291,23 @@ async def test_work_beyond_a_slow_record_survives_a_restart_and_is_not_done_agai
     assert bench.stage.seen.count(b"a") == 1
 
 
+async def test_what_is_done_beyond_a_slow_record_fits_into_a_commit_whatever_gaps_the_log_has():
+    """Aborted transactions leave gaps of any size, and a poll may bring what lies before and behind one."""
+    bench = Bench(CopyStage(4))
+    for offset, value in ((0, b"slow"), (17_000, b"a"), (40_000, b"b")):
+        bench.send(value, key=value)
+        bench.log.records[TP("in", 0)][-1] = bench.log.records[TP("in", 0)][-1]._replace(offset=offset)
+    async with bench.running():
+        async with asyncio.timeout(5):
+            while not bench.out():
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        assert bench.out() == [b"a"]
+        bench.stage.gate.set()
+        await bench.until(40_001)
+    assert bench.out() == [b"a", b"slow", b"b"]
+
+
 async def test_late_effects_of_a_lost_partition_are_dropped():
     bench = Bench(CopyStage(8))
     bench.send(b"slow")
