@@ -56,11 +56,11 @@ class Polling:
         """Poll for ever."""
         flight = self._flight
         while True:
-            free = flight.free()
-            if free == 0:
-                await self._wait_for_room()
-                continue
             try:
+                free = flight.free()
+                if free == 0:
+                    await self._wait_for_room()
+                    continue
                 polled = await self._source.poll(POLL_WAIT, min(free, POLL_RECORDS))
             except BrokerUnavailableError as error:
                 log.warning("can't read: %s", error)
@@ -106,9 +106,11 @@ class Polling:
         except TimeoutError:
             paused = tuple(flight.partitions)
             self._source.pause(*paused)
-            await self._source.poll(timedelta(0), 1)
-            if not flight.draining:
-                self._source.resume(*(tp for tp in paused if flight.may_read(tp)))
+            try:
+                await self._source.poll(timedelta(0), 1)
+            finally:
+                if not flight.draining:
+                    self._source.resume(*(tp for tp in paused if flight.may_read(tp)))
 
     def resume_with_room(self) -> None:
         """Read partitions again whose tracker was full and is not any more."""

@@ -443,6 +443,29 @@ async def test_ten_thousand_queued_requests_stay_within_the_bound():
     assert len(bench.out()) == 10_000
 
 
+async def test_a_broker_away_is_waited_for_also_while_there_is_no_room(monkeypatch):
+    monkeypatch.setattr("streams.polling.HOLD", timedelta(milliseconds=5))
+    bench = Bench(CopyStage(1), settings=SETTINGS.model_copy(update={"max_in_flight": 1}))
+    bench.send(b"slow", b"a")
+    polled, away = bench.source.poll, 3
+
+    async def poll(timeout: timedelta, max_records: int | None = None) -> object:
+        nonlocal away
+        if away and not timeout:
+            away -= 1
+            raise BrokerUnavailableError("gone")
+        return await polled(timeout, max_records)
+
+    monkeypatch.setattr(bench.source, "poll", poll)
+    async with bench.running():
+        async with asyncio.timeout(5):
+            while away:
+                await asyncio.sleep(0.001)
+        bench.stage.gate.set()
+        await bench.until(2)
+    assert bench.out() == [b"slow", b"a"]
+
+
 async def test_a_partition_whose_head_is_not_due_is_left_alone_and_others_go_on(monkeypatch):
     monkeypatch.setattr("streams.polling.LOOK", timedelta(milliseconds=5))
     clock = FakeClock(1_000_000)
