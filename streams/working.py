@@ -78,6 +78,7 @@ class Working(Generic[R]):
         self._counters = counters
         self._telemetry = telemetry
         self._failure: BaseException | None = None
+        self._singly = 0
 
     async def run(self) -> None:
         """Work until the loop drains."""
@@ -87,7 +88,8 @@ class Working(Generic[R]):
             await flight.intake_filled.wait()
             if self._failure is not None:
                 raise self._failure
-            limit = BATCH if concurrency == 0 else min(BATCH, concurrency - len(self.running))
+            most = 1 if self._singly else BATCH
+            limit = most if concurrency == 0 else min(most, concurrency - len(self.running))
             if limit <= 0:
                 await asyncio.wait(set(self.running), return_when=asyncio.FIRST_COMPLETED)
                 continue
@@ -112,7 +114,10 @@ class Working(Generic[R]):
             await asyncio.wait(set(self.running), timeout=max(0.0, until - self._clock.monotonic()))
 
     async def _prepare(self, batch: list[Work], view: View[R]) -> bool:
-        """Look-ups for a batch; when the state store is away the batch goes back and waits."""
+        """Look-ups for a batch; when the state store is away the batch goes back and waits.
+
+        When they fail otherwise, each of its records is looked up alone, so that the one which does it ends alone.
+        """
         try:
             prepared = await self._stage.prepare([work.record for work in batch], view)
         except StateStoreError as error:
@@ -120,6 +125,15 @@ class Working(Generic[R]):
             await asyncio.sleep(self._back_off_s)
             self._flight.give_back(batch)
             return False
+        except Exception as error:  # noqa: BLE001 - as in _decide
+            if len(batch) > 1:
+                self._singly = len(batch)
+                self._flight.give_back(batch)
+            else:
+                self._singly = max(0, self._singly - 1)
+                self._flight.finish(batch[0], self._give_up(batch[0], view, error))
+            return False
+        self._singly = max(0, self._singly - len(batch))
         if prepared is not None:
             for work, found in zip(batch, prepared, strict=True):
                 work.prepared = found

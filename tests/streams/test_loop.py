@@ -197,6 +197,24 @@ async def test_a_crash_in_the_handler_ends_as_dead_letter_and_failed_result(conc
     assert dict(parked.headers)["__connect.errors.offset"] == b"1"
 
 
+@pytest.mark.parametrize("concurrency", [0, 4])
+async def test_a_record_that_can_not_be_prepared_ends_alone(monkeypatch, concurrency):
+    bench = Bench(CopyStage(concurrency))
+    prepare = bench.stage.prepare
+
+    async def choke(records, view):
+        if any(record.value == b"bad" for record in records):
+            raise RecursionError("too deep")
+        return await prepare(records, view)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(bench.stage, "prepare", choke)
+    bench.send(b"a", b"bad", b"b", b"c", key=b"k")
+    async with bench.running():
+        await bench.until(4)
+    assert sorted(bench.out()) == [b"a", b"b", b"c", b"failed internal"]
+    assert [record.value for record in bench.log.read("dead-letters.copy")] == [b"bad"]
+
+
 async def test_an_output_above_the_limit_fails_visibly_and_takes_nothing_with_it():
     bench = Bench(CopyStage())
     bench.send(b"a", b"too large", b"b")
