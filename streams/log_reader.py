@@ -128,21 +128,26 @@ async def open_log(
     try:
         try:
             await consumer.start()
+            consumer.assign(partitions)
+            positions = await _starts(consumer, partitions, start, offsets or {}, since_ms)
         except KafkaError as error:
-            raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error}") from error
-        consumer.assign(partitions)
-        given = offsets or {}
-        open_ended = [tp for tp in partitions if tp not in given]
-        ask = consumer.beginning_offsets if start is Start.EARLIEST else consumer.end_offsets
-        starts = await ask(open_ended) if open_ended else {}
-        if since_ms is not None and open_ended:
-            ends = await consumer.end_offsets(open_ended)
-            found = await consumer.offsets_for_times(dict.fromkeys(open_ended, since_ms))
-            starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
-        positions = {tp: given.get(tp, starts.get(tp, 0)) for tp in partitions}
+            raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error!r}") from error
         for tp, offset in positions.items():
             consumer.seek(tp, offset)
         pace = FetchPace(connection.fetch_wait(kind), connection.fetch_wait_idle(kind))
         yield LogReader(consumer, positions, pace)
     finally:
         await consumer.stop()
+
+
+async def _starts(
+    consumer: AIOKafkaConsumer, partitions: Collection[TP], start: Start, given: Mapping[TP, int], since_ms: int | None
+) -> dict[TP, int]:
+    open_ended = [tp for tp in partitions if tp not in given]
+    ask = consumer.beginning_offsets if start is Start.EARLIEST else consumer.end_offsets
+    starts = await ask(open_ended) if open_ended else {}
+    if since_ms is not None and open_ended:
+        ends = await consumer.end_offsets(open_ended)
+        found = await consumer.offsets_for_times(dict.fromkeys(open_ended, since_ms))
+        starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
+    return {tp: given.get(tp, starts.get(tp, 0)) for tp in partitions}

@@ -4,9 +4,11 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaTimeoutError
 
 from streams.connection import BrokerKind, KafkaConnection
-from streams.errors import TopicMissingError
+from streams.errors import BrokerUnavailableError, TopicMissingError
 from streams.log_reader import LogReader, Start, open_log
 from streams.probe import probe
 from streams.records import TP
@@ -95,6 +97,21 @@ class TestOpenLog:
             assert await values(reader, 9) == sorted([b"%d" % number * 100 for number in range(3)] * 3)
             await write(connection, topic, b"after")
             assert await values(reader, 1) == [b"after"]
+
+    async def test_a_broker_that_goes_while_a_log_is_opened_is_away(
+        self, connection: KafkaConnection, kind: BrokerKind, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Readers wait for one that is away, and end over everything else."""
+        topic = await make_topic(connection)
+
+        async def time_out(*_: object) -> None:
+            await asyncio.sleep(0)
+            raise KafkaTimeoutError
+
+        monkeypatch.setattr(AIOKafkaConsumer, "beginning_offsets", time_out)
+        with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1"):
+            async with open_log(connection, [topic], kind=kind):
+                pass
 
     async def test_a_missing_topic_is_named(self, connection: KafkaConnection, kind: BrokerKind) -> None:
         with pytest.raises(TopicMissingError, match="nowhere"):
