@@ -12,7 +12,7 @@ from enum import StrEnum
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from streams._aiokafka_consumer import FetchPace, positions_of
+from streams._aiokafka_consumer import FetchPace, positions_of, stop_client
 from streams._aiokafka_records import read_around
 from streams.clients import partitions_of
 from streams.connection import BrokerKind, KafkaConnection
@@ -137,7 +137,7 @@ async def open_log(
         pace = FetchPace(connection.fetch_wait(kind), connection.fetch_wait_idle(kind))
         yield LogReader(consumer, positions, pace)
     finally:
-        await consumer.stop()
+        await stop_client(consumer)
 
 
 async def _starts(

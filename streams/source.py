@@ -38,6 +38,7 @@ from streams._aiokafka_consumer import (
     membership_of,
     positions_of,
     release_polls,
+    stop_client,
     wire_of,
 )
 from streams._aiokafka_records import read_around
@@ -124,13 +125,13 @@ class Source:
             await consumer.start()
             missing = sorted(self._topics - await consumer.topics())
         except KafkaError as error:
-            await consumer.stop()
+            await stop_client(consumer)
             raise BrokerUnavailableError(f"{where}: {error}") from error
         except BaseException:
-            await consumer.stop()
+            await stop_client(consumer)
             raise
         if missing:
-            await consumer.stop()
+            await stop_client(consumer)
             raise TopicMissingError(f"no topic {', '.join(missing)} at {where}: create the topics first")
         self._consumer, self._wire = consumer, wire_of(consumer)
         self._restorer = Restorer(
@@ -153,7 +154,7 @@ class Source:
             if self._polling and is_rebalancing(self._consumer):
                 release_polls(self._consumer)
             await self._leave_first_generation()
-            await self._consumer.stop()
+            await stop_client(self._consumer)
         self._membership = None
         self._positions.clear()
 

@@ -7,14 +7,17 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaTimeoutError
 
+from streams.brokers import EmbeddedBroker
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, TopicMissingError
 from streams.log_reader import LogReader, Start, open_log
 from streams.probe import probe
 from streams.records import TP
 from streams.sink import AtLeastOnceSink
-from tests.streams.kafka_world import make_topic, out, produce_raw, wire_to
+from streams.source import Source
+from tests.streams.kafka_world import Recorder, make_group, make_topic, out, produce_raw, wire_to
 
+SHORTLY = timedelta(milliseconds=100)
 FAR_BACK_MS = 1_000_000_000_000
 
 
@@ -117,3 +120,26 @@ class TestOpenLog:
         with pytest.raises(TopicMissingError, match="nowhere"):
             async with open_log(connection, ["nowhere"], kind=kind):
                 pass
+
+
+async def test_a_broker_that_went_takes_nobody_with_it_and_leaves_nothing_behind() -> None:
+    """The client ends with the cancellation of its own tasks then, and whoever awaited that would seem cancelled."""
+    at_rest = asyncio.all_tasks()
+    async with EmbeddedBroker() as broker:
+        connection = KafkaConnection.at(broker.address)
+        topic = await make_topic(connection)
+        group = await make_group(connection, topic)
+        listener = Recorder()
+        source = Source(connection, group=group, topics=[topic], listener=listener, kind=BrokerKind.EMBEDDED)
+        await source.start()
+        await listener.assigned()
+        reading = open_log(connection, [topic], kind=BrokerKind.EMBEDDED)
+        reader = await reading.__aenter__()
+        await reader.poll(SHORTLY)
+    for _ in range(5):
+        await reader.poll(SHORTLY)
+        await source.poll(SHORTLY)
+    await reading.__aexit__(None, None, None)
+    await source.stop()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= at_rest
