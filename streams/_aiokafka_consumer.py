@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import ConsumerStoppedError
 from aiokafka.protocol.commit import OffsetCommitRequest
 
@@ -66,6 +66,22 @@ def background_failure(consumer: AIOKafkaConsumer) -> BaseException | None:
 def release_polls(consumer: AIOKafkaConsumer) -> None:
     """End polls that wait for an assignment which will not come, since the consumer is to be stopped."""
     consumer._subscription.abort_waiters(ConsumerStoppedError())  # noqa: SLF001 - this module's job
+
+
+async def stop_client(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Close a client and its connections.
+
+    While its broker is away the library ends with the cancellation of a task of its own, which is not ours, and forgets
+    to close the connections and the task that looks for brokers.
+    """
+    task = asyncio.current_task()
+    try:
+        await client.stop()
+    except asyncio.CancelledError:
+        inner = client.client if isinstance(client, AIOKafkaProducer) else client._client  # noqa: SLF001 - this module's job
+        await inner.close()
+        if task is not None and task.cancelling():
+            raise
 
 
 _BUSY_POLL_MS: Final = 50

@@ -6,6 +6,7 @@ aborted transactions included, with a record decoder that lets such names pass.
 """
 
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
@@ -23,6 +24,33 @@ _MIN_BYTES = 1
 _MAX_BYTES = 50 * 1024 * 1024
 _FRAME = struct.Struct(">qi")  # base offset, and the length of what follows
 _MAGIC_AT = 16  # format number of a batch; the same place in all formats
+
+
+async def read_around(
+    consumer: AIOKafkaConsumer, positions: Mapping[TP, int]
+) -> dict[TP, tuple[list[ConsumerRecord], int]]:
+    """One fetch of each partition; nothing is sought: where the consumer stands is for the caller to say.
+
+    Returns:
+        Of partitions where there was something: records, and the offset behind them. One that can't be read now is left
+        out, and what was read of the others is not lost over it.
+
+    Raises:
+        KafkaError: A partition can't be read, and the others brought nothing.
+    """
+    found: dict[TP, tuple[list[ConsumerRecord], int]] = {}
+    problem: KafkaError | None = None
+    for tp, offset in positions.items():
+        try:
+            records, behind = await read_leniently(consumer, tp, offset)
+        except KafkaError as error:
+            problem = error
+            continue
+        if behind != offset:
+            found[tp] = records, behind
+    if problem is not None and not found:
+        raise problem
+    return found
 
 
 async def read_leniently(consumer: AIOKafkaConsumer, tp: TP, offset: int) -> tuple[list[ConsumerRecord], int]:

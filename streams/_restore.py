@@ -10,7 +10,7 @@ from typing import Protocol
 from aiokafka import AIOKafkaConsumer
 
 from streams._aiokafka import Wire
-from streams.errors import OffsetsLostError
+from streams.errors import BrokerUnavailableError, OffsetsLostError
 from streams.offsets import read_offsets
 from streams.records import TP, OffsetCommit
 
@@ -97,7 +97,12 @@ class Restorer:
         try:
             waiting = partitions
             while waiting:
-                found = await read_offsets(self._wire, self._group, waiting, partial=True)
+                try:
+                    found = await read_offsets(self._wire, self._group, waiting, partial=True)
+                except BrokerUnavailableError as error:
+                    # They are ours all the same: nobody else reads them while this member lives.
+                    _LOG.warning("partitions wait for their offsets: %s", error)
+                    continue
                 positions = await self._filled(found)
                 for tp, commit in positions.items():
                     self._begin(tp, commit.offset)

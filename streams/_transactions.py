@@ -208,8 +208,9 @@ class TransactionalProducer:
                 asked_before = True
                 wire.forget_coordinator(TRANSACTION, self._id)
                 await asyncio.sleep(PAUSE_S)
-            elif asked_before:
-                raise LinkError(f"ending the transaction: {describe(code)} after an unclear answer")
+            elif asked_before or code not in FENCED | NOT_PERMITTED:
+                # Only those are said before anything is done; a broker that fails halfway through says "unknown".
+                raise LinkError(f"ending the transaction: {describe(code)}, which leaves open whether it was committed")
             else:
                 raise_for(code, "ending the transaction")
 

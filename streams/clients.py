@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from streams._aiokafka_consumer import stop_client
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError
 from streams.records import TP
@@ -54,7 +55,7 @@ async def reader(
     except KafkaError as error:
         raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error!r}") from error
     finally:
-        await consumer.stop()
+        await stop_client(consumer)
 
 
 async def described(client: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -149,6 +149,7 @@ class Committer:
                         stage=self._stage,
                         group=self._group,
                         now_ms=now_ms,
+                        max_bytes=self._max_bytes,
                     )
                 )
                 owners.append(work)

@@ -73,7 +73,7 @@ class Flight:
 
     def offer_again(self, work: Work) -> None:
         """Put work in front that the stage could not finish yet."""
-        if work.partition.alive and work.reading == work.partition.reading:
+        if work.partition.holds(work):
             self.intake.appendleft(work)
             self.intake_filled.set()
 

@@ -12,7 +12,8 @@ from enum import StrEnum
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from streams._aiokafka_consumer import FetchPace
+from streams._aiokafka_consumer import FetchPace, positions_of, stop_client
+from streams._aiokafka_records import read_around
 from streams.clients import partitions_of
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, OffsetsLostError, TopicMissingError
@@ -30,10 +31,11 @@ class Start(StrEnum):
 class LogReader:
     """An open reader; made by ``open_log``."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, partitions: Collection[TP], pace: FetchPace) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, positions: Mapping[TP, int], pace: FetchPace) -> None:
         self._consumer = consumer
         self._pace = pace
-        self._partitions = tuple(partitions)
+        self._partitions = tuple(positions)
+        self._positions = dict(positions)  # behind what was returned; the client's are ahead of it after an error
 
     @property
     def partitions(self) -> tuple[TP, ...]:
@@ -48,12 +50,16 @@ class LogReader:
             BrokerUnavailableError: Reading failed.
         """
         try:
-            fetched = await self._consumer.getmany(timeout_ms=self._pace.within_ms(wait), max_records=max_records)
+            try:
+                fetched = await self._consumer.getmany(timeout_ms=self._pace.within_ms(wait), max_records=max_records)
+            except UnicodeDecodeError:
+                return await self._read_around()
         except OffsetOutOfRangeError as error:
             raise OffsetsLostError(f"the log no longer holds what should be read next: {error}") from error
         except KafkaError as error:
             raise BrokerUnavailableError(str(error)) from error
         self._pace.polled(self._consumer, sum(map(len, fetched.values())), time.monotonic())
+        self._positions.update(positions_of(self._consumer, self._partitions))
         return [as_record(raw) for raws in fetched.values() for raw in raws]
 
     async def ends(self) -> Mapping[TP, int]:
@@ -76,6 +82,16 @@ class LogReader:
         """The next offset that will be read."""
         found: int = await self._consumer.position(tp)
         return found
+
+    async def _read_around(self) -> list[InRecord]:
+        """After a record with undecodable header names: read each partition once, in a way that lets it pass."""
+        for tp, offset in self._positions.items():  # the client dropped what it had taken but not returned
+            self._consumer.seek(tp, offset)
+        found = await read_around(self._consumer, self._positions)
+        for tp, (_, behind) in found.items():
+            self._consumer.seek(tp, behind)
+            self._positions[tp] = behind
+        return [as_record(raw) for raws, _ in found.values() for raw in raws]
 
 
 @asynccontextmanager
@@ -112,20 +128,26 @@ async def open_log(
     try:
         try:
             await consumer.start()
+            consumer.assign(partitions)
+            positions = await _starts(consumer, partitions, start, offsets or {}, since_ms)
         except KafkaError as error:
-            raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error}") from error
-        consumer.assign(partitions)
-        given = offsets or {}
-        open_ended = [tp for tp in partitions if tp not in given]
-        ask = consumer.beginning_offsets if start is Start.EARLIEST else consumer.end_offsets
-        starts = await ask(open_ended) if open_ended else {}
-        if since_ms is not None and open_ended:
-            ends = await consumer.end_offsets(open_ended)
-            found = await consumer.offsets_for_times(dict.fromkeys(open_ended, since_ms))
-            starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
-        for tp in partitions:
-            consumer.seek(tp, given.get(tp, starts.get(tp, 0)))
+            raise BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error!r}") from error
+        for tp, offset in positions.items():
+            consumer.seek(tp, offset)
         pace = FetchPace(connection.fetch_wait(kind), connection.fetch_wait_idle(kind))
-        yield LogReader(consumer, partitions, pace)
+        yield LogReader(consumer, positions, pace)
     finally:
-        await consumer.stop()
+        await stop_client(consumer)
+
+
+async def _starts(
+    consumer: AIOKafkaConsumer, partitions: Collection[TP], start: Start, given: Mapping[TP, int], since_ms: int | None
+) -> dict[TP, int]:
+    open_ended = [tp for tp in partitions if tp not in given]
+    ask = consumer.beginning_offsets if start is Start.EARLIEST else consumer.end_offsets
+    starts = await ask(open_ended) if open_ended else {}
+    if since_ms is not None and open_ended:
+        ends = await consumer.end_offsets(open_ended)
+        found = await consumer.offsets_for_times(dict.fromkeys(open_ended, since_ms))
+        starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
+    return {tp: given.get(tp, starts.get(tp, 0)) for tp in partitions}

@@ -28,6 +28,7 @@ class MemoryLog:
         self.offsets: dict[tuple[str, TP], OffsetCommit] = {}
         self.commits: list[tuple[str, dict[TP, OffsetCommit]]] = []
         self.changed = asyncio.Event()
+        self.generations: dict[str, int] = {}
         self._partitions: dict[str, int] = {}
 
     def create(self, topic: str, partitions: int = 1, groups: Sequence[str] = ()) -> None:
@@ -115,6 +116,7 @@ class MemorySource:
     async def revoke(self, partitions: Sequence[TP], *, lost: bool = False) -> None:
         """A rebalance takes partitions. Whether they were paused is forgotten, as by the real client."""
         await self._listener.on_revoked(frozenset(partitions), lost=lost)
+        self._log.generations[self._group] = self._log.generations.get(self._group, 0) + 1
         for tp in partitions:
             self._positions.pop(tp, None)
             self._paused.discard(tp)
@@ -193,10 +195,13 @@ class MemorySink:
         self._open = False
 
     async def commit(self, outputs: Sequence[OutRecord], offsets: Mapping[TP, OffsetCommit]) -> None:
-        """Write and commit, or raise what the test asked for."""
+        """Write and commit, or raise what the test asked for. Refused if partitions were revoked since the call."""
         if not self._open:
             raise CommitRejectedError("the sink is closed")
+        generation = self._log.generations.get(self._group)
         await asyncio.sleep(0)
+        if generation != self._log.generations.get(self._group):
+            raise CommitRejectedError("the group has moved on")
         _raise_next(self.before)
         for index, record in enumerate(outputs):
             if len(record.value or b"") > self._log.max_bytes:

@@ -20,8 +20,6 @@ class Work:
     prepared: object = None
     effects: Effects | None = None
     refused: bool = False
-    reading: int = 0
-    """``Partition.reading`` when it was taken: what was given back since is read again, and must not run twice."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,10 +35,9 @@ class Partition:
         alive: False once the partition was revoked or reset; late effects are dropped then.
         keys: Order by key.
         committed: Offset last committed by this assignment.
-        in_flight: Records taken and not yet committed.
+        held: Records taken and not yet committed, by offset.
         bytes_in_flight: Their size.
         due_ms: Unix milliseconds until which it is left alone, as its head is not due before; 0 if it is not.
-        reading: How often records were given back to be read again.
     """
 
     tp: TP
@@ -51,20 +48,34 @@ class Partition:
     alive: bool = True
     keys: KeyScheduler[Work] = field(default_factory=KeyScheduler)
     committed: OffsetCommit | None = None
-    in_flight: int = 0
+    held: dict[int, Work] = field(default_factory=dict)
     bytes_in_flight: int = 0
     due_ms: int = 0
-    reading: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many records were taken and not yet committed."""
+        return len(self.held)
 
     def hold(self, work: Work) -> None:
         """Count work in that was taken."""
-        self.in_flight += 1
+        self.held[work.record.offset] = work
         self.bytes_in_flight += work.size
+
+    def holds(self, work: Work) -> bool:
+        """Whether work counts still: what was given back is read again, and must not run twice."""
+        return self.alive and self.held.get(work.record.offset) is work
 
     def release(self, work: Work) -> None:
         """Count work out that was committed."""
-        self.in_flight -= 1
+        del self.held[work.record.offset]
         self.bytes_in_flight -= work.size
+
+    def give_back(self, offset: int) -> None:
+        """Everything from ``offset`` on that is not done is read again from there; what lies before it goes on."""
+        for work in [work for at, work in self.held.items() if at >= offset and work.effects is None]:
+            self.release(work)
+        self.tracker.rewind(offset)
 
     def commit_for(self, position: int, sequence: int) -> OffsetCommit:
         """Offset and metadata to commit, given the sequence number after this commit's records."""

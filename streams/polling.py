@@ -56,11 +56,11 @@ class Polling:
         """Poll for ever."""
         flight = self._flight
         while True:
-            free = flight.free()
-            if free == 0:
-                await self._wait_for_room()
-                continue
             try:
+                free = flight.free()
+                if free == 0:
+                    await self._wait_for_room()
+                    continue
                 polled = await self._source.poll(POLL_WAIT, min(free, POLL_RECORDS))
             except BrokerUnavailableError as error:
                 log.warning("can't read: %s", error)
@@ -82,8 +82,11 @@ class Polling:
         tracker = partition.tracker
         intake = self._flight.intake
         for record in records:
+            if not tracker.fits(record.offset):
+                self._source.seek(partition.tp, record.offset)
+                break
             if tracker.take(record.offset):
-                work = Work(record, partition, work_size(record), reading=partition.reading)
+                work = Work(record, partition, work_size(record))
                 partition.hold(work)
                 intake.append(work)
                 self._counters.taken += 1
@@ -103,9 +106,11 @@ class Polling:
         except TimeoutError:
             paused = tuple(flight.partitions)
             self._source.pause(*paused)
-            await self._source.poll(timedelta(0), 1)
-            if not flight.draining:
-                self._source.resume(*(tp for tp in paused if flight.may_read(tp)))
+            try:
+                await self._source.poll(timedelta(0), 1)
+            finally:
+                if not flight.draining:
+                    self._source.resume(*(tp for tp in paused if flight.may_read(tp)))
 
     def resume_with_room(self) -> None:
         """Read partitions again whose tracker was full and is not any more."""
@@ -120,13 +125,8 @@ class Polling:
         """Give back a record that is not due, and what was taken behind it; its partition is read again when it is."""
         flight, partition, offset = self._flight, work.partition, work.record.offset
         partition.due_ms = due_ms
-        partition.reading += 1
-        partition.release(work)
-        for behind in flight.intake:
-            if behind.partition is partition:
-                partition.release(behind)
-        flight.intake = deque(each for each in flight.intake if each.partition is not partition)
-        partition.tracker.rewind(offset)
+        partition.give_back(offset)
+        flight.intake = deque(each for each in flight.intake if each.partition.holds(each))
         self._source.pause(partition.tp)
         self._source.seek(partition.tp, offset)
         flight.room.set()

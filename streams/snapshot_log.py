@@ -22,6 +22,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
+from streams._aiokafka_consumer import stop_client
 from streams.connection import BATCH_OVERHEAD, BrokerKind, KafkaConnection
 from streams.errors import (
     BrokerUnavailableError,
@@ -93,13 +94,13 @@ class KafkaSnapshotLog:
             await consumer.start()
             topics = await consumer.topics()
         except KafkaError as error:
-            await _stopped(consumer)
+            await stop_client(consumer)
             raise self._translated(error) from error
         except BaseException:
-            await _stopped(consumer)
+            await stop_client(consumer)
             raise
         if self._tp.topic not in topics:
-            await _stopped(consumer)
+            await stop_client(consumer)
             raise TopicMissingError(
                 f"no topic {self._tp.topic} at {self._connection.kafka.bootstrap}: create the topics first"
             )
@@ -111,9 +112,9 @@ class KafkaSnapshotLog:
         producer, self._producer = self._producer, None
         consumer, self._consumer = self._consumer, None
         if producer is not None:
-            await _stopped(producer)
+            await stop_client(producer)
         if consumer is not None:
-            await _stopped(consumer)
+            await stop_client(consumer)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -231,7 +232,7 @@ class KafkaSnapshotLog:
         try:
             await producer.start()
         except BaseException:
-            await _stopped(producer)
+            await stop_client(producer)
             raise
         return producer
 
@@ -256,16 +257,6 @@ class KafkaSnapshotLog:
         if isinstance(error, MessageSizeTooLargeError | RecordTooLargeError):
             return OutputRefusedError(0, f"larger than the topic takes: {error}")
         return BrokerUnavailableError(f"{where}: {error}")
-
-
-async def _stopped(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
-    """Closes a client. While its broker is away it ends with the cancellation of its own tasks, which is not ours."""
-    task = asyncio.current_task()
-    try:
-        await client.stop()
-    except asyncio.CancelledError:
-        if task is not None and task.cancelling():
-            raise
 
 
 def _ms(duration: timedelta) -> int:

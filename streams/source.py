@@ -38,9 +38,10 @@ from streams._aiokafka_consumer import (
     membership_of,
     positions_of,
     release_polls,
+    stop_client,
     wire_of,
 )
-from streams._aiokafka_records import read_leniently
+from streams._aiokafka_records import read_around
 from streams._predecessor import Predecessor
 from streams._restore import Listener, MissingOffsets, Restorer
 from streams.connection import BrokerKind, KafkaConnection
@@ -129,13 +130,13 @@ class Source:
             await consumer.start()
             missing = sorted(self._topics - await consumer.topics())
         except KafkaError as error:
-            await consumer.stop()
+            await stop_client(consumer)
             raise BrokerUnavailableError(f"{where}: {error}") from error
         except BaseException:
-            await consumer.stop()
+            await stop_client(consumer)
             raise
         if missing:
-            await consumer.stop()
+            await stop_client(consumer)
             raise TopicMissingError(f"no topic {', '.join(missing)} at {where}: create the topics first")
         self._consumer, self._wire = consumer, wire_of(consumer)
         self._restorer = Restorer(
@@ -165,7 +166,7 @@ class Source:
             if self._polling and is_rebalancing(self._consumer):
                 release_polls(self._consumer)
             await self._leave_first_generation()
-            await self._consumer.stop()
+            await stop_client(self._consumer)
         self._membership = None
         self._positions.clear()
 
@@ -298,14 +299,17 @@ class Source:
         """After a record with undecodable header names: read each partition once, with a reader that lets it pass."""
         self._rewind()
         consumer = self._started()
+        before = {tp: offset for tp, offset in self._positions.items() if tp not in self._held}
+        try:
+            found = await read_around(consumer, before)
+        except KafkaError as error:
+            raise _translated(error, self._connection) from error
         records: dict[TP, Sequence[InRecord]] = {}
-        for tp in [tp for tp in self._positions if tp not in self._held]:
-            try:
-                raws, behind = await read_leniently(consumer, tp, self._positions[tp])
-            except KafkaError as error:
-                raise _translated(error, self._connection) from error
-            if tp not in self._positions:
-                continue  # revoked meanwhile
+        for tp, (raws, behind) in found.items():
+            # Revoked, given anew, held or sent elsewhere meanwhile: what was read is not what comes next.
+            if self._positions.get(tp) != before[tp] or tp in self._held:
+                continue
+            # Not before all are read: a position counts as done with as soon as nothing before it is in flight.
             consumer.seek(tp, behind)
             self._positions[tp] = behind
             if raws:

@@ -44,10 +44,10 @@ class Tracker:
         beyond: Offsets above it that were already done (from the commit's metadata).
     """
 
-    __slots__ = ("_beyond", "_next", "_pending", "_waiting")
+    __slots__ = ("_ahead", "_beyond", "_next", "_pending", "_waiting")
 
     def __init__(self, base: int, beyond: Iterable[int] = ()) -> None:
-        self._next = base
+        self._next = self._ahead = base
         self._beyond = {offset for offset in beyond if offset >= base}
         self._pending: deque[int] = deque()
         self._waiting: set[int] = set()
@@ -60,7 +60,12 @@ class Tracker:
     @property
     def full(self) -> bool:
         """Whether no further record may be taken: its completion could no longer be remembered."""
-        return bool(self._pending) and self._next - self._pending[0] >= SPAN_LIMIT
+        return bool(self._pending) and max(self._next, self._ahead) - self._pending[0] >= SPAN_LIMIT
+
+    def fits(self, offset: int) -> bool:
+        """Whether an offset, the next in the log, may be handed out; if not, the tracker is full until it may."""
+        self._ahead = offset
+        return not self.full
 
     def take(self, offset: int) -> bool:
         """Hand an offset out.
@@ -97,7 +102,7 @@ class Tracker:
         """Take back what was handed out from ``offset`` on and is not done: it is handed out again from there."""
         while self._pending and self._pending[-1] >= offset:
             self._waiting.discard(self._pending.pop())
-        self._next = min(self._next, offset)
+        self._next = self._ahead = min(self._next, offset)
 
     def committable(self, position: int | None = None) -> Committable:
         """What may be committed.

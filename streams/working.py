@@ -77,14 +77,19 @@ class Working(Generic[R]):
         self._clock = clock
         self._counters = counters
         self._telemetry = telemetry
+        self._failure: BaseException | None = None
+        self._singly = 0
 
     async def run(self) -> None:
-        """Work for ever."""
+        """Work until the loop drains."""
         flight = self._flight
         concurrency = self._stage.concurrency
-        while True:
+        while not flight.draining:
             await flight.intake_filled.wait()
-            limit = BATCH if concurrency == 0 else min(BATCH, concurrency - len(self.running))
+            if self._failure is not None:
+                raise self._failure
+            most = 1 if self._singly else BATCH
+            limit = most if concurrency == 0 else min(most, concurrency - len(self.running))
             if limit <= 0:
                 await asyncio.wait(set(self.running), return_when=asyncio.FIRST_COMPLETED)
                 continue
@@ -92,7 +97,7 @@ class Working(Generic[R]):
             if not batch:
                 continue
             view = View(self._clock.now_ms(), self._rules(), self._sink.mode)
-            if not await self._prepare(batch, view):
+            if not await self._prepare(batch, view) or flight.draining:
                 continue
             if concurrency == 0:
                 began = self._clock.monotonic()
@@ -109,7 +114,10 @@ class Working(Generic[R]):
             await asyncio.wait(set(self.running), timeout=max(0.0, until - self._clock.monotonic()))
 
     async def _prepare(self, batch: list[Work], view: View[R]) -> bool:
-        """Look-ups for a batch; when the state store is away the batch goes back and waits."""
+        """Look-ups for a batch; when the state store is away the batch goes back and waits.
+
+        When they fail otherwise, each of its records is looked up alone, so that the one which does it ends alone.
+        """
         try:
             prepared = await self._stage.prepare([work.record for work in batch], view)
         except StateStoreError as error:
@@ -117,6 +125,15 @@ class Working(Generic[R]):
             await asyncio.sleep(self._back_off_s)
             self._flight.give_back(batch)
             return False
+        except Exception as error:  # noqa: BLE001 - as in _decide
+            if len(batch) > 1:
+                self._singly = len(batch)
+                self._flight.give_back(batch)
+            else:
+                self._singly = max(0, self._singly - 1)
+                self._flight.finish(batch[0], self._give_up(batch[0], view, error))
+            return False
+        self._singly = max(0, self._singly - len(batch))
         if prepared is not None:
             for work, found in zip(batch, prepared, strict=True):
                 work.prepared = found
@@ -126,10 +143,7 @@ class Working(Generic[R]):
         """Synchronous stages: in the order of arrival, no task a record."""
         flight = self._flight
         for index, work in enumerate(batch, 1):
-            if not work.partition.alive:
-                continue
-            if work.reading != work.partition.reading:  # behind a head that is not due: read again when it is
-                work.partition.release(work)
+            if not work.partition.holds(work):  # revoked; or behind a head that is not due, and read again when it is
                 continue
             seen = view if work.prepared is None else View(view.now_ms, view.rules, view.mode, work.prepared)
             effects = self._decide(work, seen)
@@ -163,7 +177,14 @@ class Working(Generic[R]):
     def _spawn(self, work: Work) -> None:
         task = asyncio.create_task(self._run(work))
         self.running.add(task)
-        task.add_done_callback(self.running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A record's task ended; what went wrong in it outside of the handler ends the loop, or nobody would know."""
+        self.running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self._flight.intake_filled.set()
 
     async def _run(self, work: Work) -> None:
         """Asynchronous stages: one task a key at a time."""
@@ -186,6 +207,11 @@ class Working(Generic[R]):
                     effects = await pending if isinstance(pending, Awaitable) else pending
             except StateStoreError as error:
                 log.warning("%s waits for the state store: %s", self._stage.name, error)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                return self._give_up(work, view, error)  # nobody cancelled this task: it was somebody else's
             except Exception as error:  # noqa: BLE001 - as in _decide
                 return self._give_up(work, view, error)
             else:
@@ -199,7 +225,7 @@ class Working(Generic[R]):
         hop = None if self._telemetry is None else self._telemetry.hop(work.record)
         return _NO_SPAN if hop is None else hop
 
-    def _give_up(self, work: Work, view: View[R], error: Exception) -> Effects:
+    def _give_up(self, work: Work, view: View[R], error: BaseException) -> Effects:
         self._counters.handler_errors += 1
         log.error("%s could not handle %s", self._stage.name, place(work.record), exc_info=error)
         known = (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from streams._aiokafka import GROUP, TRANSACTION, Membership, ProducerId, Wire
@@ -202,3 +203,32 @@ async def ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+async def produce_raw(
+    wire: Wire,
+    tp: TP,
+    *,
+    compressed: bool = False,
+    poisoned: bool,
+    transaction: tuple[str, int, int] | None = None,
+) -> None:
+    """Three records, the second of which may have a header name that is not UTF-8."""
+    name, *producer = transaction or (None, -1, -1)
+    builder = _DefaultRecordBatchBuilderPy(2, 3 if compressed else 0, transaction is not None, *producer, 0, 1 << 20)
+    for number in range(3):
+        headers = [(_BadName("x"), b"1"), ("null", None)] if poisoned and number == 1 else [("n", b"1")]
+        builder.append(number, 1_700_000_000_000 + number, b"k", b"%d" % number * 100, headers)
+    data, code = builder.build(), int(Code.NOT_LEADER)  # as long as the topic is that new
+    while code == Code.NOT_LEADER:
+        node = wire.leader(tp)
+        assert node is not None
+        code = (await wire.produce(node, name, 5000, [(tp, data)]))[tp].code
+    assert code == Code.OK
+
+
+class _BadName(str):
+    __slots__ = ()
+
+    def encode(self, *_: object) -> bytes:
+        return b"\xff\xfe"

@@ -16,7 +16,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.admin import DescribeAclsRequest
 
 from schemas.errors import ConfigurationError
-from schemas.settings import TopicSettings
+from schemas.settings import Settings, TopicSettings
 from streams.acls import (
     OPERATOR,
     PRODUCER,
@@ -35,6 +35,7 @@ from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, OffsetsLostError
 from streams.offsets import commit_initial_offsets, committed_offsets
 from streams.records import TP, OffsetCommit
+from streams.runtime import find_platform
 from streams.topic_check import Finding, Severity, check_topics
 from streams.topic_report import describe_topics
 from streams.topics import (
@@ -288,6 +289,25 @@ async def test_rights_are_made_where_there_is_an_authorizer(tmp_path: Path) -> N
         if host == "*" and permission == 3
     }
     assert found == set(wanted)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("role", [worker_name("fast"), ARCHIVE])
+async def test_a_role_may_find_out_what_the_broker_can_do(tmp_path: Path, role: str) -> None:
+    """With the rights that it is given and no others: who may not ask can't start."""
+    await require_kafka()
+    authorizer = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",  # of topics and cluster; the rest is said to be somebody else's below
+    }
+    async with KafkaCluster(work_dir=tmp_path, settings=authorizer, jvm_options=TEST_JVM_OPTIONS) as cluster:
+        settings = Settings.model_validate({"kafka": {"bootstrap": cluster.bootstrap}, "topics": {"prefix": "acl."}})
+        connection = KafkaConnection.at(cluster.bootstrap)
+        rights = [each for each in acls_for(role, TOPICS, Names("acl.")) if each.resource is not Resource.TOPIC]
+        assert await create_acls(connection, "User:ANONYMOUS", rights)
+        theirs = [Acl(kind, "*", Operation.WRITE) for kind in (Resource.GROUP, Resource.TRANSACTIONAL_ID)]
+        assert await create_acls(connection, "User:somebody", theirs)
+        assert (await find_platform(settings)).capabilities.transactions
 
 
 def allowed(role: str, operation: Operation, resource: Resource = Resource.TOPIC) -> set[str]:

@@ -4,15 +4,20 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaTimeoutError
 
+from streams.brokers import EmbeddedBroker
 from streams.connection import BrokerKind, KafkaConnection
-from streams.errors import TopicMissingError
+from streams.errors import BrokerUnavailableError, TopicMissingError
 from streams.log_reader import LogReader, Start, open_log
 from streams.probe import probe
 from streams.records import TP
 from streams.sink import AtLeastOnceSink
-from tests.streams.kafka_world import make_topic, out
+from streams.source import Source
+from tests.streams.kafka_world import Recorder, make_group, make_topic, out, produce_raw, wire_to
 
+SHORTLY = timedelta(milliseconds=100)
 FAR_BACK_MS = 1_000_000_000_000
 
 
@@ -83,7 +88,58 @@ class TestOpenLog:
         async with open_log(connection, [topic], kind=kind, since_ms=FAR_BACK_MS) as reader:
             assert await values(reader, 3) == [b"a", b"b", b"c"]
 
+    async def test_a_header_name_that_is_no_text_stops_nobody(
+        self, connection: KafkaConnection, kind: BrokerKind
+    ) -> None:
+        topic = await make_topic(connection)
+        async with wire_to(connection) as wire:
+            await wire.partitions(topic)
+            for number in range(3):
+                await produce_raw(wire, TP(topic, number), poisoned=number == 1)
+        async with open_log(connection, [topic], kind=kind) as reader:
+            assert await values(reader, 9) == sorted([b"%d" % number * 100 for number in range(3)] * 3)
+            await write(connection, topic, b"after")
+            assert await values(reader, 1) == [b"after"]
+
+    async def test_a_broker_that_goes_while_a_log_is_opened_is_away(
+        self, connection: KafkaConnection, kind: BrokerKind, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Readers wait for one that is away, and end over everything else."""
+        topic = await make_topic(connection)
+
+        async def time_out(*_: object) -> None:
+            await asyncio.sleep(0)
+            raise KafkaTimeoutError
+
+        monkeypatch.setattr(AIOKafkaConsumer, "beginning_offsets", time_out)
+        with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1"):
+            async with open_log(connection, [topic], kind=kind):
+                pass
+
     async def test_a_missing_topic_is_named(self, connection: KafkaConnection, kind: BrokerKind) -> None:
         with pytest.raises(TopicMissingError, match="nowhere"):
             async with open_log(connection, ["nowhere"], kind=kind):
                 pass
+
+
+async def test_a_broker_that_went_takes_nobody_with_it_and_leaves_nothing_behind() -> None:
+    """The client ends with the cancellation of its own tasks then, and whoever awaited that would seem cancelled."""
+    at_rest = asyncio.all_tasks()
+    async with EmbeddedBroker() as broker:
+        connection = KafkaConnection.at(broker.address)
+        topic = await make_topic(connection)
+        group = await make_group(connection, topic)
+        listener = Recorder()
+        source = Source(connection, group=group, topics=[topic], listener=listener, kind=BrokerKind.EMBEDDED)
+        await source.start()
+        await listener.assigned()
+        reading = open_log(connection, [topic], kind=BrokerKind.EMBEDDED)
+        reader = await reading.__aenter__()
+        await reader.poll(SHORTLY)
+    for _ in range(5):
+        await reader.poll(SHORTLY)
+        await source.poll(SHORTLY)
+    await reading.__aexit__(None, None, None)
+    await source.stop()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= at_rest

@@ -1,6 +1,7 @@
 """The loop over the in-memory log: what is committed, what is done again, what ends as a dead letter."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from schemas.errors import (
 )
 from schemas.fakes import FakeClock
 from schemas.headers import Name
-from schemas.settings import LoopSettings
+from schemas.settings import LoopSettings, TopicSettings
+from streams.deadletters import parse_dead_letter
 from streams.effects import DeadLetter, Effects, Emit, View
 from streams.loop import Loop
 from streams.memory import MemoryLog, MemorySink, MemorySource
@@ -106,8 +108,9 @@ class Bench:
         partitions: int = 1,
         settings: LoopSettings = SETTINGS,
         clock: FakeClock | None = None,
+        max_bytes: int = TopicSettings().max_message_bytes,
     ) -> None:
-        self.log = MemoryLog()
+        self.log = MemoryLog(max_bytes)
         self.log.create("in", partitions, [GROUP])
         self.log.create("out", 1)
         self.log.create("dead-letters.copy", partitions)
@@ -126,6 +129,7 @@ class Bench:
             rules=lambda: "rules",
             settings=self.settings,
             clock=self.clock,
+            max_bytes=self.log.max_bytes,
         )
 
     def link(self, listener: Listener) -> tuple[MemorySource, MemorySink]:
@@ -193,6 +197,24 @@ async def test_a_crash_in_the_handler_ends_as_dead_letter_and_failed_result(conc
     assert dict(parked.headers)["__connect.errors.offset"] == b"1"
 
 
+@pytest.mark.parametrize("concurrency", [0, 4])
+async def test_a_record_that_can_not_be_prepared_ends_alone(monkeypatch, concurrency):
+    bench = Bench(CopyStage(concurrency))
+    prepare = bench.stage.prepare
+
+    async def choke(records, view):
+        if any(record.value == b"bad" for record in records):
+            raise RecursionError("too deep")
+        return await prepare(records, view)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(bench.stage, "prepare", choke)
+    bench.send(b"a", b"bad", b"b", b"c", key=b"k")
+    async with bench.running():
+        await bench.until(4)
+    assert sorted(bench.out()) == [b"a", b"b", b"c", b"failed internal"]
+    assert [record.value for record in bench.log.read("dead-letters.copy")] == [b"bad"]
+
+
 async def test_an_output_above_the_limit_fails_visibly_and_takes_nothing_with_it():
     bench = Bench(CopyStage())
     bench.send(b"a", b"too large", b"b")
@@ -200,6 +222,25 @@ async def test_an_output_above_the_limit_fails_visibly_and_takes_nothing_with_it
         await bench.until(3)
     assert bench.out() == [b"a", b"failed delivery.output-refused", b"b"]
     assert [record.value for record in bench.log.read("dead-letters.copy")] == [b"too large"]
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "value"),
+    [
+        pytest.param(1_000_000, bytes(1_200_000), id="came compressed and is above the limit as it is"),
+        pytest.param(8_000_000, os.urandom(3_000_000), id="below a limit that is above the default"),
+    ],
+)
+async def test_a_dead_letter_keeps_the_original_within_the_limit_that_is_set(monkeypatch, max_bytes, value):
+    bench = Bench(CopyStage(), max_bytes=max_bytes)
+    letter = Effects(dead_letters=(DeadLetter("input.undecodable", "byte 0"),))
+    monkeypatch.setattr(bench.stage, "handle", lambda *_: letter)
+    bench.send(value)
+    async with bench.running():
+        await bench.until(1)
+    original = parse_dead_letter(*bench.log.read("dead-letters.copy")).original
+    assert original is not None
+    assert original.value == value
 
 
 @pytest.mark.parametrize("concurrency", [0, 4])
@@ -268,6 +309,23 @@ async def test_work_beyond_a_slow_record_survives_a_restart_and_is_not_done_agai
     assert bench.stage.seen.count(b"a") == 1
 
 
+async def test_what_is_done_beyond_a_slow_record_fits_into_a_commit_whatever_gaps_the_log_has():
+    """Aborted transactions leave gaps of any size, and a poll may bring what lies before and behind one."""
+    bench = Bench(CopyStage(4))
+    for offset, value in ((0, b"slow"), (17_000, b"a"), (40_000, b"b")):
+        bench.send(value, key=value)
+        bench.log.records[TP("in", 0)][-1] = bench.log.records[TP("in", 0)][-1]._replace(offset=offset)
+    async with bench.running():
+        async with asyncio.timeout(5):
+            while not bench.out():
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        assert bench.out() == [b"a"]
+        bench.stage.gate.set()
+        await bench.until(40_001)
+    assert bench.out() == [b"a", b"slow", b"b"]
+
+
 async def test_late_effects_of_a_lost_partition_are_dropped():
     bench = Bench(CopyStage(8))
     bench.send(b"slow")
@@ -309,6 +367,21 @@ async def test_drain_finishes_what_runs_and_leaves_what_was_not_started():
     assert bench.log.offsets[GROUP, TP("in", 0)].offset == 1
 
 
+async def test_drain_begins_nothing_that_waited_for_a_turn():
+    """What it began just before the grace is over would be cut off, and called again by the next owner."""
+    bench = Bench(CopyStage(1))
+    for number, value in enumerate((b"slow", b"1", b"2")):
+        bench.send(value, key=b"%d" % number)
+    async with bench.running():
+        while not bench.stage.active:
+            await asyncio.sleep(0.001)
+        bench.stop.set()
+        await asyncio.sleep(0.01)
+        bench.stage.gate.set()
+    assert bench.out() == [b"slow"]
+    assert bench.log.offsets[GROUP, TP("in", 0)].offset == 1
+
+
 async def test_drain_gives_up_after_the_grace():
     settings = SETTINGS.model_copy(update={"drain_grace": timedelta(milliseconds=20)})
     bench = Bench(CopyStage(2), settings=settings, clock=_RealTime())
@@ -335,6 +408,34 @@ async def test_a_bug_in_a_task_ends_the_process_instead_of_hanging_it():
         await bench.loop.run(bench.stop)
 
 
+@pytest.mark.parametrize("concurrency", [0, 4])
+async def test_a_stage_that_can_not_even_fail_ends_the_process_instead_of_hanging_it(monkeypatch, concurrency):
+    bench = Bench(CopyStage(concurrency))
+
+    def raise_again(record, view, error):
+        raise LookupError("from fail")
+
+    monkeypatch.setattr(bench.stage, "fail", raise_again)
+    bench.send(b"crash")
+    with pytest.raises(LookupError, match="from fail"):
+        async with asyncio.timeout(5):
+            await bench.loop.run(bench.stop)
+
+
+async def test_a_handler_that_lets_somebody_elses_cancellation_through_has_failed(monkeypatch):
+    """Clients cancel tasks of their own, and what waited for those raises it."""
+    bench = Bench(CopyStage(4))
+
+    async def cancelled(record, view):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(bench.stage, "handle", cancelled)
+    bench.send(b"a")
+    async with bench.running():
+        await bench.until(1)
+    assert bench.out() == [b"failed internal"]
+
+
 async def test_ten_thousand_queued_requests_stay_within_the_bound():
     settings = SETTINGS.model_copy(update={"max_in_flight": 200, "max_in_flight_bytes": 100_000})
     bench = Bench(CopyStage(50), settings=settings)
@@ -358,6 +459,29 @@ async def test_ten_thousand_queued_requests_stay_within_the_bound():
     assert 0 < most <= 200
     assert most_bytes <= 100_000 + 200 * 1000
     assert len(bench.out()) == 10_000
+
+
+async def test_a_broker_away_is_waited_for_also_while_there_is_no_room(monkeypatch):
+    monkeypatch.setattr("streams.polling.HOLD", timedelta(milliseconds=5))
+    bench = Bench(CopyStage(1), settings=SETTINGS.model_copy(update={"max_in_flight": 1}))
+    bench.send(b"slow", b"a")
+    polled, away = bench.source.poll, 3
+
+    async def poll(timeout: timedelta, max_records: int | None = None) -> object:
+        nonlocal away
+        if away and not timeout:
+            away -= 1
+            raise BrokerUnavailableError("gone")
+        return await polled(timeout, max_records)
+
+    monkeypatch.setattr(bench.source, "poll", poll)
+    async with bench.running():
+        async with asyncio.timeout(5):
+            while away:
+                await asyncio.sleep(0.001)
+        bench.stage.gate.set()
+        await bench.until(2)
+    assert bench.out() == [b"slow", b"a"]
 
 
 async def test_a_partition_whose_head_is_not_due_is_left_alone_and_others_go_on(monkeypatch):
@@ -387,6 +511,19 @@ async def test_a_partition_whose_head_is_not_due_is_left_alone_and_others_go_on(
         clock.advance(timedelta(seconds=2))
         await bench.until(5)
     assert bench.out() == [b"a", b"d", b"e", b"due 1002000", b"b", b"due 1003000", b"c"]
+
+
+async def test_a_record_that_waits_is_not_forgotten_over_one_behind_it_that_is_not_due(monkeypatch):
+    monkeypatch.setattr("streams.polling.LOOK", timedelta(milliseconds=5))
+    clock = FakeClock(1_000_000)
+    bench = Bench(CopyStage(not_done=1), clock=clock)
+    bench.send(b"not yet", b"due 1002000", b"a")
+    async with bench.running():
+        await bench.until(1)
+        clock.advance(timedelta(seconds=2))
+        await bench.until(3)
+        assert bench.loop.in_flight == 0
+    assert bench.out() == [b"not yet", b"due 1002000", b"a"]
 
 
 async def test_no_task_is_left_over_by_rebalances_resets_and_a_stop():

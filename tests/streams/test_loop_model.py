@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import BrokerUnavailableError, CommitRejectedError, CommitUnknownError, StateStoreError
@@ -146,6 +146,7 @@ def looks_often() -> Iterator[None]:
 @pytest.mark.parametrize("concurrency", [0, 3])
 @settings(max_examples=200, deadline=None)
 @given(actions=st.lists(ACTIONS, max_size=40))
+@example(actions=[("send", 0, "a", 0), ("turns", 1), ("lose", 0)])  # lost while a commit was on its way
 def test_everything_comes_out_once_in_order_and_numbered(concurrency: int, actions: list[tuple[Any, ...]]) -> None:
     log, sent = asyncio.run(play(concurrency, actions))
     out = log.read("out")

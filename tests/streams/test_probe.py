@@ -61,10 +61,10 @@ async def test_embedded(embedded_broker: str) -> None:
 async def test_claims_are_not_believed(kafka_broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that gives ids and takes everything is no broker with transactions."""
 
-    async def take_all(*_: object) -> int:
+    async def take_all(*_: object, **__: object) -> int:
         return Code.OK
 
-    monkeypatch.setattr(Wire, "add_offsets", take_all)
+    monkeypatch.setattr(Wire, "end_txn", take_all)
     found = await probe(KafkaConnection.at(kafka_broker))
     assert (found.transactions, found.reason) == (
         False,
@@ -72,10 +72,10 @@ async def test_claims_are_not_believed(kafka_broker: str, monkeypatch: pytest.Mo
     )
 
 
-@pytest.mark.parametrize("call", ["init_producer_id", "add_offsets"])
+@pytest.mark.parametrize("call", ["init_producer_id", "end_txn"])
 async def test_an_unclear_answer_is_no_answer(kafka_broker: str, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    async def puzzle(*_: object) -> object:
-        return Code.CORRUPT_MESSAGE if call == "add_offsets" else (Code.CORRUPT_MESSAGE, None)
+    async def puzzle(*_: object, **__: object) -> object:
+        return Code.CORRUPT_MESSAGE if call == "end_txn" else (Code.CORRUPT_MESSAGE, None)
 
     monkeypatch.setattr(Wire, call, puzzle)
     with pytest.raises(BrokerUnavailableError, match=r"knows transactions, but .*CORRUPT_MESSAGE \(2\)"):

@@ -329,6 +329,27 @@ class TestDoubt:
         expected = [b"after", b"before", b"doubtful"] if arrives else [b"after", b"before"]
         assert values(await read_committed(kafka.kafka.bootstrap, target)) == expected
 
+    async def test_an_answer_that_says_nothing_leaves_doubt(
+        self, kafka: KafkaConnection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A broker that fails after it logged the decision answers UNKNOWN_SERVER_ERROR: a repeat would write twice."""
+        topic, target = await make_topic(kafka), await make_topic(kafka)
+        group = await make_group(kafka, topic)
+        tp, sink = TP(topic, 0), TransactionalSink(kafka, nobody(group), transactional_id=group)
+        real: Callable[..., Awaitable[int]] = Wire.end_txn
+
+        async def fail(*given: object, **more: object) -> int:
+            assert await real(*given, **more) == Code.OK
+            return -1
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Wire, "end_txn", fail)
+            with pytest.raises(CommitUnknownError):
+                await sink.commit(out(target, b"once"), {tp: OffsetCommit(1)})
+        await sink.stop()
+        assert (await committed_offsets(kafka, group, [tp]))[tp] == OffsetCommit(1)
+        assert values(await read_committed(kafka.kafka.bootstrap, target)) == [b"once"]
+
     async def test_late_end_is_fenced(self, kafka: KafkaConnection, monkeypatch: pytest.MonkeyPatch) -> None:
         """An end that was thought lost and arrives later must not end the next transaction (KIP-890)."""
         target = await make_topic(kafka)

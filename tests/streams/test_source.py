@@ -1,21 +1,22 @@
 """The consuming side on real brokers: nothing early, nothing lost, nothing stuck."""
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Collection, Mapping
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaError
-from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from schemas.settings import KafkaSettings
 from streams._aiokafka import TRANSACTION, Wire
+from streams._aiokafka_records import read_leniently
 from streams._codes import Code
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import BrokerUnavailableError, DeliveryError, OffsetsLostError, TopicMissingError
-from streams.offsets import commit_initial_offsets, committed_offsets
+from streams.offsets import commit_initial_offsets, committed_offsets, read_offsets
 from streams.records import TP, OffsetCommit
 from streams.sink import TransactionalSink
 from streams.source import MissingOffsets, Source
@@ -30,6 +31,7 @@ from tests.streams.kafka_world import (
     open_offsets,
     out,
     poll_for_ever,
+    produce_raw,
     take,
     tps_of,
     wire_to,
@@ -111,6 +113,32 @@ class TestAssignment:
             async with member_of(kafka, group, topic, listener, assigned=2) as source:
                 assert listener.calls == [frozenset({TP(topic, 0), TP(topic, 1)})]
                 assert [record.value for record in await take(source, 1)] == [b"a"]
+                node = await wire.coordinator(TRANSACTION, group)
+                assert await wire.end_txn(node, group, producer, commit=True) == Code.OK
+                await listener.assigned()
+                assert listener.positions[pending] == OffsetCommit(4, "pending")
+
+    async def test_a_transaction_that_stays_open_is_waited_for_however_long(
+        self, kafka: KafkaConnection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The loop takes a broker's silence for something that passes: nothing may end with it but the wait."""
+        topic = await make_topic(kafka)
+        group = await make_group(kafka, topic)
+        pending, listener, rounds = TP(topic, 2), Recorder(), 0
+
+        async def impatient(wire: Wire, name: str, tps: Collection[TP], *, partial: bool) -> object:
+            nonlocal rounds
+            rounds += 1
+            return await read_offsets(wire, name, tps, partial=partial, limit=NAP)
+
+        monkeypatch.setattr("streams._restore.read_offsets", impatient)
+        async with wire_to(kafka) as wire:
+            producer = await open_offsets(wire, group, {pending: OffsetCommit(4, "pending")})
+            async with member_of(kafka, group, topic, listener, assigned=2) as source:
+                async with asyncio.timeout(SOON.total_seconds()):
+                    while rounds < 4:
+                        with suppress(BrokerUnavailableError):  # as the loop does
+                            await source.poll(NAP)
                 node = await wire.coordinator(TRANSACTION, group)
                 assert await wire.end_txn(node, group, producer, commit=True) == Code.OK
                 await listener.assigned()
@@ -310,7 +338,7 @@ class TestTrouble:
         async with wire_to(kafka) as wire:
             await wire.partitions(topic)
             for tp in tps_of(topic):
-                await _produce_raw(wire, tp, compressed=compressed, poisoned=tp.partition == 1)
+                await produce_raw(wire, tp, compressed=compressed, poisoned=tp.partition == 1)
         async with member_of(kafka, group, topic) as source:
             found = await take(source, 9)
             assert sorted((record.partition, record.offset) for record in found) == [
@@ -331,13 +359,61 @@ class TestTrouble:
             producer = await open_offsets(wire, group, {TP(topic, 0): OffsetCommit(3)})
             node = await wire.coordinator(TRANSACTION, group)
             assert set(await wire.add_partitions(node, group, producer, [tp])) == {Code.OK}
-            await _produce_raw(wire, tp, poisoned=True, transaction=(group, *producer))
-            await _produce_raw(wire, TP(topic, 2), poisoned=True)
+            await produce_raw(wire, tp, poisoned=True, transaction=(group, *producer))
+            await produce_raw(wire, TP(topic, 2), poisoned=True)
             assert await wire.end_txn(node, group, producer, commit=False) == Code.OK
         await fill(kafka, topic, b"after")
         async with member_of(kafka, group, topic) as source:
             found = sorted((record.partition, record.value) for record in await take(source, 4))
             assert found == [(1, b"after"), *((2, b"%d" % number * 100) for number in range(3))]
+
+    async def test_a_partition_that_fails_takes_nothing_of_others_with_it(
+        self, kafka: KafkaConnection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Reading around a record is a fetch for each partition, and any of them may fail."""
+        topic = await make_topic(kafka)
+        group = await make_group(kafka, topic)
+        async with wire_to(kafka) as wire:
+            await wire.partitions(topic)
+            for tp in tps_of(topic):
+                await produce_raw(wire, tp, poisoned=True)
+        asked: list[TP] = []
+
+        async def fail_last(consumer: AIOKafkaConsumer, tp: TP, offset: int) -> object:
+            asked.append(tp)
+            assert [source.position(each) for each in asked] == [0] * len(asked), "a commit would pass them"
+            if len(asked) == 3:
+                monkeypatch.undo()
+                raise KafkaError("the leader moved")
+            return await read_leniently(consumer, tp, offset)
+
+        async with member_of(kafka, group, topic) as source:
+            monkeypatch.setattr("streams._aiokafka_records.read_leniently", fail_last)
+            assert len(await take(source, 9)) == 9
+        assert len(asked) == 3
+
+    async def test_a_partition_sent_back_meanwhile_is_read_from_there(
+        self, kafka: KafkaConnection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A failed commit sends partitions back at any moment."""
+        topic = await make_topic(kafka)
+        group = await make_group(kafka, topic)
+        tp = TP(topic, 1)
+        async with wire_to(kafka) as wire:
+            await wire.partitions(topic)
+            await produce_raw(wire, tp, poisoned=True)
+
+        async def send_back(consumer: AIOKafkaConsumer, which: TP, offset: int) -> object:
+            found = await read_leniently(consumer, which, offset)
+            if which == tp:
+                monkeypatch.undo()
+                source.seek(tp, 0)
+            return found
+
+        async with member_of(kafka, group, topic) as source:
+            source.seek(tp, 1)
+            monkeypatch.setattr("streams._aiokafka_records.read_leniently", send_back)
+            assert [record.offset for record in await take(source, 3)] == [0, 1, 2]
 
 
 class TestEmbedded:
@@ -350,32 +426,3 @@ class TestEmbedded:
                 assert listener.positions == dict.fromkeys(tps_of(topic), OffsetCommit(0))
                 assert source.membership is not None
                 assert (await source.poll(NAP)) == {}
-
-
-async def _produce_raw(
-    wire: Wire,
-    tp: TP,
-    *,
-    compressed: bool = False,
-    poisoned: bool,
-    transaction: tuple[str, int, int] | None = None,
-) -> None:
-    """Three records, the second of which may have a header name that is not UTF-8."""
-    name, *producer = transaction or (None, -1, -1)
-    builder = _DefaultRecordBatchBuilderPy(2, 3 if compressed else 0, transaction is not None, *producer, 0, 1 << 20)
-    for number in range(3):
-        headers = [(_BadName("x"), b"1"), ("null", None)] if poisoned and number == 1 else [("n", b"1")]
-        builder.append(number, 1_700_000_000_000 + number, b"k", b"%d" % number * 100, headers)
-    data, code = builder.build(), int(Code.NOT_LEADER)  # as long as the topic is that new
-    while code == Code.NOT_LEADER:
-        node = wire.leader(tp)
-        assert node is not None
-        code = (await wire.produce(node, name, 5000, [(tp, data)]))[tp].code
-    assert code == Code.OK
-
-
-class _BadName(str):
-    __slots__ = ()
-
-    def encode(self, *_: object) -> bytes:
-        return b"\xff\xfe"
