@@ -120,7 +120,9 @@ class Caller:
                     return _ended(attempts, found.failure, found.reason)
                 choice = found
                 attempt = outcome.begun(choice, number=len(attempts) + 1, owner=self._owner, now_ms=now_ms)
+                noted = choice, attempt
                 await note(outcome.note_of([*attempts, attempt]))
+                continue  # the state store may have been away: is there still time?
             result = await self._call(work, choice, attempt)
             if faults.armed:
                 await faults.reach(faults.Point.AFTER_CALL)

@@ -244,6 +244,25 @@ async def test_a_call_ends_with_the_deadline_and_is_told(server):
     assert server.calls == 1
 
 
+async def test_no_call_is_made_when_the_deadline_passed_while_the_state_store_was_away(server):
+    server.play(error(500), model="first")
+    server.default = Reply(trick=Trick.STALL)
+    state = MemoryState(SystemClock())
+    away = 0.0
+
+    async def sleep(duration: timedelta) -> None:
+        nonlocal away
+        state.failing = True  # from the pause before the second call on, for longer than the request lives
+        await asyncio.sleep(0.05)
+        away += 0.05
+        state.failing = away < 1.2
+
+    async with worker(state, url=server.base_url, sleep=sleep) as here:
+        async with asyncio.timeout(10):
+            done = await here.completion(a_record(an_assignment(here.holder.current, deadline_s=1)))
+    assert (done.failure, len(done.attempts), server.calls) == ("timeout", 1, 1)
+
+
 async def test_no_call_may_take_longer_than_the_deadline_leaves():
     provider = ScriptedProvider(default=ModelAnswer(text="42", finish_reason=FinishReason.STOP))
 
