@@ -1,7 +1,7 @@
 """The one record that ends a request."""
 
 from collections.abc import Sequence
-from math import exp
+from math import exp, isnan
 from typing import Any, Final
 
 import orjson
@@ -157,4 +157,5 @@ def confidence_of(completion: Completion) -> float | None:
     """How sure the model was: the share of samples that agree, else the geometric mean of the tokens' probabilities."""
     if completion.agreement is not None:
         return completion.agreement
-    return None if completion.mean_logprob is None else min(1.0, exp(completion.mean_logprob))
+    mean = completion.mean_logprob
+    return None if mean is None or isnan(mean) else exp(min(mean, 0.0))

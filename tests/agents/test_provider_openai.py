@@ -126,6 +126,13 @@ async def test_reads_text_usage_logprobs_and_ids(server, provider):
     assert server.by_key == {"op-1": 1}
 
 
+@pytest.mark.parametrize("logprob", [1000, "NaN", "-Infinity"])
+async def test_a_log_probability_that_is_none_is_not_told(server, provider, logprob):
+    server.play(Reply(logprobs=(-0.5, logprob)))
+    answer = await provider.complete(a_call(logprobs=True))
+    assert (answer.text, answer.mean_logprob, answer.min_logprob) == ("Answer: 42", None, None)
+
+
 async def test_reads_tool_calls(server, provider):
     server.play(Reply(tool_calls=(TOOL_CALL,), finish="tool_calls"))
     answer = await provider.complete(a_call(tools=(TOOL,)))

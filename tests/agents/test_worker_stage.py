@@ -401,6 +401,10 @@ async def test_what_can_not_be_handled_is_a_dead_letter_and_a_failed_result(serv
         effects = here.stage.fail(broken, here.view(), UndecodableError("byte 2"))
         assert effects.dead_letters[0].code == "input.undecodable"
         assert result_of(effects).request_id == "r-1"
+        unreturnable = a_record(an_assignment(here.holder.current, receipt="[]", deadline_s=-1))
+        with pytest.raises(AttributeError):
+            await here.effects(unreturnable)
+        assert result_of(here.stage.fail(unreturnable, here.view(), TierflowError("odd"))).status is Status.FAILED
         nameless = here.stage.fail(broken._replace(headers=()), here.view(), UndecodableError("byte 2"))
         assert not nameless.outputs
         assert nameless.dead_letters

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -55,6 +56,9 @@ _BY_STATUS: Final[Mapping[int, FailureClass]] = MappingProxyType(
     }
 )
 """Other 4xx are BAD_REQUEST, other 5xx SERVER, a redirect BAD_REQUEST."""
+
+_ROUNDING: Final = 1e-3
+"""What a log-probability may be above 0, the most it can be: servers compute with few digits."""
 
 _OVERFLOW: Final = re.compile(
     r"(?:maximum|available) context|context (?:length|size|window)|prompt is too long|too many tokens", re.IGNORECASE
@@ -216,11 +220,13 @@ def _tool_calls(message: Mapping[str, Any]) -> tuple[Mapping[str, object], ...]:
 
 
 def _logprobs(found: Mapping[str, Any] | None) -> tuple[float | None, float | None]:
-    """Mean and least token log-probability."""
+    """Mean and least token log-probability; none where a number can't be one."""
     tokens: Sequence[Mapping[str, Any]] = (found or {}).get("content") or ()
     if not tokens:
         return None, None
     values = [float(token["logprob"]) for token in tokens]
+    if not all(isfinite(value) and value <= _ROUNDING for value in values):
+        return None, None
     return sum(values) / len(values), min(values)
 
 
