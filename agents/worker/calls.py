@@ -65,11 +65,7 @@ class Caller:
         )
 
     def first(self, work: Work, sample: int, share: int | None) -> tuple[Choice, Attempt] | None:
-        """The first call of a sample, as it goes into the note of the claim; None if none can be made.
-
-        Raises:
-            InvalidRequestError: The request can't be shown to a model.
-        """
+        """The first call of a sample, as it goes into the note of the claim; None if none can be made."""
         now_ms = self._clock.now_ms()
         if now_ms >= work.assignment.deadline_ms:
             return None

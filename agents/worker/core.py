@@ -208,10 +208,8 @@ def left_micros(work: Work, spent: int) -> int | None:
 def choose(work: Work, latest: Snapshot, *, first: int, sample: int, left: int | None) -> Choice | Barred:
     """The first model of the step, from index ``first``, that may be called now, and its call.
 
-    What was chosen is pinned; what is forbidden is asked of the latest snapshot, before each call.
-
-    Raises:
-        InvalidRequestError: The request can't be shown to a model.
+    What was chosen is pinned; what is forbidden is asked of the latest snapshot, before each call. A model that the
+    request can't be shown to is passed over.
     """
     barred = Barred(FailureClass.PROHIBITED, "the step names no further model")
     for index in range(first, len(work.step.models)):
@@ -224,7 +222,11 @@ def choose(work: Work, latest: Snapshot, *, first: int, sample: int, left: int |
         if reason := latest.prohibited(model, tier=work.assignment.tier, data_class=work.data_class):
             barred = Barred(FailureClass.PROHIBITED, reason)
             continue
-        call = build_call(work, model, sample)
+        try:
+            call = build_call(work, model, sample)
+        except InvalidRequestError as error:
+            barred = Barred(FailureClass.BAD_REQUEST, str(error))
+            continue
         cost = estimate(call, model.price)
         if left is None or cost <= left:
             return Choice(index=index, model=model, call=call, cost_micros=cost)

@@ -13,7 +13,7 @@ from agents.worker.outcome import NOTHING_CALLED, Outcomes
 from registry.snapshot import Snapshot
 from schemas.codec import Codec
 from schemas.enums import Outcome
-from schemas.errors import FailureClass, InvalidRequestError
+from schemas.errors import FailureClass
 from schemas.flow import Attempt, Completion
 from schemas.ports import Clock
 from streams.claims import Claim
@@ -50,14 +50,10 @@ class StepRunner:
             TooLateError: The deadline passed before any call; nothing is journaled.
             StateStoreError: Nothing was claimed; ask again later.
         """
-        try:
-            count = self._samples(work)
-            if count > 1:
-                return await self._sampled(work, count)
-            return await self._once(core.step_key(work), work, 0, core.left_micros(work, 0), whole=True)
-        except InvalidRequestError as error:  # nothing was called, and nothing else will help
-            refused = Outcomes(attempts=(), failure=FailureClass.BAD_REQUEST.value, error=str(error))
-            return self._encoded(work, refused)
+        count = self._samples(work)
+        if count > 1:
+            return await self._sampled(work, count)
+        return await self._once(core.step_key(work), work, 0, core.left_micros(work, 0), whole=True)
 
     def _samples(self, work: Work) -> int:
         """How many samples to draw: as many as asked for, different and affordable."""
@@ -178,10 +174,7 @@ class StepRunner:
 
     def _unanswered(self, work: Work, sample: int, owner: str, *, whole: bool = True) -> bytes:
         """The Completion when the deadline came while somebody else held the claim: a call whose end is unknown."""
-        try:
-            choice = core.choose(work, self._latest(), first=0, sample=sample, left=None)
-        except InvalidRequestError:
-            choice = core.Barred(FailureClass.BAD_REQUEST, "")
+        choice = core.choose(work, self._latest(), first=0, sample=sample, left=None)
         now_ms = self._clock.now_ms()
         made: tuple[Attempt, ...] = ()
         if isinstance(choice, core.Choice):

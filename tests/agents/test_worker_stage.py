@@ -324,6 +324,22 @@ async def test_a_request_that_no_model_can_be_shown_is_a_bad_request(server):
     assert "messages.0.parts.0.dataref" in done.error
 
 
+@pytest.mark.parametrize("models", [("plain", "bound"), ("plain", "bound", "other")])
+async def test_a_model_that_can_not_be_shown_the_request_is_passed_over_and_calls_stay_told(server, models):
+    capabilities = {"bound": frozenset({"text", "json"})}
+    known = tuple(a_model(name, capabilities=capabilities.get(name, frozenset({"text"}))) for name in models)
+    snapshot = a_snapshot(models=known)
+    server.play(*[error(400, "context_length_exceeded")] * 3, model="plain")
+    async with worker(url=server.base_url, snapshot=snapshot) as here:
+        # A schema that is true lets everything pass, but is no object, as models that are bound to one want it.
+        done = await here.completion(a_record(an_assignment(snapshot, a_request(output_schema=True))))
+    assert [attempt.requested_model for attempt in attempts_of(done)] == [
+        f"{name}@1" for name in models if name != "bound"
+    ]
+    assert done.outcome is (Outcome.OK if "other" in models else Outcome.FAILED)
+    assert len(done.attempts) == server.calls
+
+
 async def test_an_endpoint_that_is_not_bound_here_is_an_auth_failure():
     async with worker() as here:
         done = await here.completion(a_record(an_assignment(here.holder.current)))
