@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copyfileobj
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 
@@ -15,6 +16,8 @@ from agents.audit.archive import OPEN, columns, read_manifest
 from agents.audit.story import Story, gaps, tell
 from schemas.enums import EventType, Status
 from schemas.errors import ConfigurationError
+
+_CHUNK = 1 << 20
 
 
 class ArchiveReader:
@@ -78,33 +81,34 @@ class ArchiveReader:
 
 @contextmanager
 def _whole_lines(path: Path) -> Iterator[Path | None]:
-    """The open rows without a line that is being written right now; None if there are none.
+    """A copy of the open rows as they are now, without a line that is being written; None if there are none.
 
-    They stay what they were while they are read: sealing puts another file in the place of this one.
+    What is read must not change meanwhile: rows are added all the time, and of one that is being added a reader may see
+    the beginning.
     """
     try:
         file = path.open("rb")
     except FileNotFoundError:
         yield None
         return
-    with file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        whole = size > 0 and file.read(1) == b"\n"
-        held = Path(f"/proc/self/fd/{file.fileno()}")
-        if whole and held.exists():
-            yield held
-            return
-        file.seek(0)
-        content = file.read(size)
-    content = content[: content.rfind(b"\n") + 1]
-    if not content:
-        yield None
-        return
-    with NamedTemporaryFile(suffix=".jsonl") as copy:
-        copy.write(content)
+    with file, NamedTemporaryFile(suffix=".jsonl") as copy:
+        copyfileobj(file, copy, _CHUNK)
+        copy.truncate(_end_of_lines(copy))
         copy.flush()
-        yield Path(copy.name)
+        yield Path(copy.name) if copy.tell() else None
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last whole line ends; the file stands there afterwards."""
+    at = file.seek(0, os.SEEK_END)
+    while at:
+        start = max(0, at - _CHUNK)
+        file.seek(start)
+        found = file.read(at - start).rfind(b"\n")
+        if found >= 0:
+            return file.seek(start + found + 1)
+        at = start
+    return file.seek(0)
 
 
 @dataclass(slots=True)

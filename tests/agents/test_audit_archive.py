@@ -112,6 +112,24 @@ def test_a_row_being_written_does_not_stop_a_reader(tmp_path):
     writer.close()
 
 
+def test_a_row_that_is_begun_meanwhile_is_not_read(tmp_path):
+    writer = ArchiveWriter(tmp_path)
+    writer.append(rows(0), {0: (0, 1)}, now_ms=10)
+    before = (tmp_path / OPEN).read_bytes()
+    with _whole_lines(tmp_path / OPEN) as held, (tmp_path / OPEN).open("ab") as file:
+        file.write(rows(1)[0][:100])
+        file.flush()
+        assert held is not None
+        assert held.read_bytes() == before
+    with _whole_lines(tmp_path / OPEN) as held:
+        assert held is not None
+        assert held.read_bytes() == before
+    (tmp_path / OPEN).write_bytes(b"{" * 3_000_000)
+    with _whole_lines(tmp_path / OPEN) as held:
+        assert held is None
+    writer.close()
+
+
 def test_sealing_takes_nothing_from_who_is_reading(tmp_path):
     writer = ArchiveWriter(tmp_path)
     writer.append(rows(0, 1), {0: (0, 2)}, now_ms=10)
