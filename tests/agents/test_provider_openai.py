@@ -154,6 +154,9 @@ async def test_reads_tool_calls(server, provider):
     server.play(Reply(tool_calls=(TOOL_CALL,), finish="tool_calls"))
     answer = await provider.complete(a_call(tools=(TOOL,)))
     assert (answer.text, answer.tool_calls, answer.finish_reason) == ("", (TOOL_CALL,), FinishReason.TOOL_CALLS)
+    plain = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    server.play(Reply(tool_calls=(plain,), finish="tool_calls"))
+    assert (await provider.complete(a_call(tools=(TOOL,)))).tool_calls == (TOOL_CALL,)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +241,13 @@ FAILURES = [
     (Reply(changes={"choices": [{"message": {"tool_calls": [{"id": "c1"}]}}]}), FailureClass.BAD_OUTPUT),
     (
         Reply(changes={"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a"}]}}]}),
+        FailureClass.BAD_OUTPUT,
+    ),
+    (
+        Reply(
+            body=b'{"choices":[{"message":{"tool_calls":[{"function":{"name":"f","arguments":%s}}]}}]}'
+            % (b"[" * 300 + b"]" * 300)
+        ),
         FailureClass.BAD_OUTPUT,
     ),
     (Reply(changes={"usage": [1]}), FailureClass.BAD_OUTPUT),

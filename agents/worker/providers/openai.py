@@ -220,8 +220,11 @@ def _text(message: Mapping[str, Any]) -> tuple[str, bool]:
 def _tool_calls(message: Mapping[str, Any]) -> tuple[Mapping[str, object], ...]:
     calls = message.get("tool_calls") or ()
     for call in calls:
-        if not isinstance(call["function"]["name"], str):
+        function = call["function"]
+        if not isinstance(function["name"], str):
             raise ValueError("tool_calls")  # noqa: TRY004 - a wrong answer, not a wrong argument
+        if not isinstance(function.get("arguments"), str | None):  # some servers give the arguments as they are
+            function["arguments"] = orjson.dumps(function["arguments"]).decode()
     return tuple(calls)
 
 
