@@ -230,6 +230,8 @@ def test_what_is_denied_is_refused_without_repeating_it():
     result = result_of(one(value={"prompt": "Tell me of Project  Zebra now"}, rules=rules))
     assert (result.status, result.error_code) == (Status.REFUSED, "policy.denied")
     assert result.reason == "deny list names: not to be named"
+    schema = {"prompt": "What is it?", "output_schema": {"description": "Project Zebra", "type": "string"}}
+    assert result_of(one(value=schema, rules=rules)).reason == "deny list names: not to be named"
     hidden = {
         "messages": [
             {"role": "system", "content": "project zebra is the topic"},
