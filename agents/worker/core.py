@@ -20,8 +20,9 @@ from schemas.ids import OperationKey, chance, derived_id, operation_key
 from schemas.money import price_of
 from schemas.ports import ModelAnswer, ModelCall
 
-CHARS_PER_TOKEN: Final = 3
-"""For reserving money before a call: English has four and more, so the estimate errs towards more tokens."""
+BYTES_PER_TOKEN: Final = 3
+"""For reserving money before a call: English has four and more, and three make a Chinese character, which is hardly
+ever more than a token. So the estimate errs towards more tokens."""
 TOKENS_PER_TURN: Final = 8
 TOKENS_PER_PART: Final = 1_000
 """Of an image or a file, about what a high-resolution image counts at hosted models."""
@@ -303,8 +304,9 @@ def _seed(work: Work, drawn: Sampling, sample: int) -> int | None:
 
 def estimate(call: ModelCall, price: Price) -> int:
     """Most that a call can cost, in micro-units: prompt tokens estimated high, the longest answer."""
-    characters, parts = prompting.size_of(call.messages)
-    tokens_in = characters // CHARS_PER_TOKEN + TOKENS_PER_TURN * len(call.messages) + TOKENS_PER_PART * parts
+    size, parts = prompting.size_of(call.messages)
+    size += sum(prompting.bytes_of(repr(shown)) for shown in (*call.tools, call.output_schema) if shown)
+    tokens_in = size // BYTES_PER_TOKEN + TOKENS_PER_TURN * len(call.messages) + TOKENS_PER_PART * parts
     return price_of(tokens_in, price.input_micros_per_million) + price_of(
         call.max_tokens or 0, price.output_micros_per_million
     )
