@@ -1,7 +1,7 @@
 """The one record that ends a request."""
 
-from collections.abc import Sequence
-from math import exp
+from collections.abc import Mapping, Sequence
+from math import exp, isnan
 from typing import Any, Final
 
 import orjson
@@ -45,6 +45,7 @@ def end_request(
     duplicate_of: str = "",
     receipt: str = "{}",
     registry_number: int = 0,
+    spent: Mapping[str, int] | None = None,
 ) -> Emit:
     """The Result of a request, ready to be written in the form in which the request came.
 
@@ -67,9 +68,10 @@ def end_request(
         duplicate_of: Request id whose result stands for this one.
         receipt: For a request that ended at intake; otherwise the assignment's is used.
         registry_number: Snapshot that ruled; of an assignment, the one whose choices are pinned.
+        spent: Of a request that ended at intake, what was spent all the same, by the names of the result's fields.
     """
     request_id = _request_id(headers)
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = dict(spent or {})
     if assignment is not None:
         receipt = assignment.receipt
         registry_number = registry_number or assignment.registry_chosen
@@ -157,4 +159,5 @@ def confidence_of(completion: Completion) -> float | None:
     """How sure the model was: the share of samples that agree, else the geometric mean of the tokens' probabilities."""
     if completion.agreement is not None:
         return completion.agreement
-    return None if completion.mean_logprob is None else min(1.0, exp(completion.mean_logprob))
+    mean = completion.mean_logprob
+    return None if mean is None or isnan(mean) else exp(min(mean, 0.0))

@@ -42,7 +42,10 @@ def duration_of(value: object) -> object:
         return text
     total, end = timedelta(0), 0
     while found := _PARTS.match(text, end):
-        total += float(found[1]) * _UNITS[found[2]]
+        try:
+            total += float(found[1]) * _UNITS[found[2]]
+        except OverflowError:
+            raise ValueError(f"{value!r} is longer than any duration") from None
         end = found.end()
     if end == 0 or end != len(text):
         raise ValueError(

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import orjson
-
 from schemas.content_types import JSON, essence
 from schemas.errors import InvalidRequestError, UndecodableError
 from schemas.headers import Header, Name, RawHeaders, value_of
-from schemas.request_json import json_object
+from schemas.request_json import json_object, json_of
 
 SPEC_VERSION: Final = "1.0"
 _STRUCTURED_PREFIX: Final = "application/cloudevents"
@@ -113,7 +111,7 @@ def unwrap(value: bytes) -> tuple[CloudEvent, str, bytes]:
     if encoded is None:
         if inline is None:
             raise InvalidRequestError("data", "is missing")
-        return event, content_type, orjson.dumps(inline)
+        return event, content_type, json_of(inline, "data")
     if inline is not None:
         raise InvalidRequestError("data_base64", "can't stand beside data")
     try:

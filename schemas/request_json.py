@@ -85,6 +85,18 @@ def json_object(data: bytes) -> dict[str, Any]:
     return body
 
 
+def json_of(value: object, name: str) -> bytes:
+    """JSON again of what was read from JSON: less deeply nested values can be written than read.
+
+    Raises:
+        InvalidRequestError: It is too deep; says so of ``name``.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        raise InvalidRequestError(name, "is nested too deeply") from None
+
+
 def first_error(error: ValidationError, renamed: Mapping[Path, str] | None = None) -> InvalidRequestError:
     """The first thing that pydantic found, in our words.
 
@@ -128,7 +140,7 @@ def _from_friendly(data: bytes) -> Request:
             raise _wrong(f"metadata.{key}", f"must be text, this is {_kind(value)}")
     _as_text(body, "output_schema")
     try:
-        return Request.model_validate_json(orjson.dumps(body), strict=True)
+        return Request.model_validate_json(json_of(body, "record"), strict=True)
     except ValidationError as error:
         raise first_error(error, renamed) from None
 
@@ -271,7 +283,7 @@ def _entries(body: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
 def _as_text(body: dict[str, Any], key: str) -> None:
     value = body.get(key)
     if isinstance(value, dict | bool):
-        body[key] = orjson.dumps(value).decode()
+        body[key] = json_of(value, key).decode()
 
 
 def _string(part: Mapping[str, Any], key: str, path: str) -> str:

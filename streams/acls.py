@@ -225,7 +225,7 @@ def _written_by(role: str, topics: Sequence[str]) -> set[str]:
     tiers = {name for name in topics if name.startswith(TIER_PREFIX)}
     retries = {name for name in topics if name.startswith(RETRY_PREFIX)}
     written = {
-        "classifier": {*tiers, RESULTS, PROVENANCE},  # provenance: duplicates of requests, which have no result
+        "classifier": {*tiers, RESULTS, PROVENANCE},  # provenance: what no flow record of its own says
         "worker": {COMPLETIONS, RESULTS},
         "guardrail": {*tiers, *retries, RESULTS},
         "audit": {PROVENANCE},

@@ -78,7 +78,6 @@ class Working(Generic[R]):
         self._counters = counters
         self._telemetry = telemetry
         self._failure: BaseException | None = None
-        self._singly = 0
 
     async def run(self) -> None:
         """Work until the loop drains."""
@@ -88,8 +87,7 @@ class Working(Generic[R]):
             await flight.intake_filled.wait()
             if self._failure is not None:
                 raise self._failure
-            most = 1 if self._singly else BATCH
-            limit = most if concurrency == 0 else min(most, concurrency - len(self.running))
+            limit = BATCH if concurrency == 0 else min(BATCH, concurrency - len(self.running))
             if limit <= 0:
                 await asyncio.wait(set(self.running), return_when=asyncio.FIRST_COMPLETED)
                 continue
@@ -97,7 +95,8 @@ class Working(Generic[R]):
             if not batch:
                 continue
             view = View(self._clock.now_ms(), self._rules(), self._sink.mode)
-            if not await self._prepare(batch, view) or flight.draining:
+            batch = await self._prepare(batch, view)
+            if not batch or flight.draining:
                 continue
             if concurrency == 0:
                 began = self._clock.monotonic()
@@ -113,31 +112,41 @@ class Working(Generic[R]):
         while self.running and self._clock.monotonic() < until:
             await asyncio.wait(set(self.running), timeout=max(0.0, until - self._clock.monotonic()))
 
-    async def _prepare(self, batch: list[Work], view: View[R]) -> bool:
-        """Look-ups for a batch; when the state store is away the batch goes back and waits.
-
-        When they fail otherwise, each of its records is looked up alone, so that the one which does it ends alone.
-        """
+    async def _prepare(self, batch: list[Work], view: View[R]) -> list[Work]:
+        """Look-ups for a batch: what can be handled. When the state store is away the batch goes back and waits."""
         try:
             prepared = await self._stage.prepare([work.record for work in batch], view)
         except StateStoreError as error:
-            log.warning("%s waits for the state store: %s", self._stage.name, error)
-            await asyncio.sleep(self._back_off_s)
-            self._flight.give_back(batch)
-            return False
-        except Exception as error:  # noqa: BLE001 - as in _decide
-            if len(batch) > 1:
-                self._singly = len(batch)
-                self._flight.give_back(batch)
-            else:
-                self._singly = max(0, self._singly - 1)
-                self._flight.finish(batch[0], self._give_up(batch[0], view, error))
-            return False
-        self._singly = max(0, self._singly - len(batch))
+            await self._wait_for_store(batch, error)
+            return []
+        except Exception:
+            # One record must not end the process, and each that gets it afterwards: it is found, and ends by itself.
+            log.exception("%s could not prepare %d records, each is prepared by itself", self._stage.name, len(batch))
+            return await self._prepare_each(batch, view)
         if prepared is not None:
             for work, found in zip(batch, prepared, strict=True):
                 work.prepared = found
-        return True
+        return batch
+
+    async def _prepare_each(self, batch: list[Work], view: View[R]) -> list[Work]:
+        ready: list[Work] = []
+        for index, work in enumerate(batch):
+            try:
+                prepared = await self._stage.prepare([work.record], view)
+            except StateStoreError as error:
+                await self._wait_for_store(batch[index:], error)
+                break
+            except Exception as error:  # noqa: BLE001 - as in _decide
+                self._flight.finish(work, self._give_up(work, view, error))
+            else:
+                work.prepared = None if prepared is None else prepared[0]
+                ready.append(work)
+        return ready
+
+    async def _wait_for_store(self, batch: list[Work], error: StateStoreError) -> None:
+        log.warning("%s waits for the state store: %s", self._stage.name, error)
+        await asyncio.sleep(self._back_off_s)
+        self._flight.give_back(batch)
 
     async def _handle_now(self, batch: list[Work], view: View[R]) -> None:
         """Synchronous stages: in the order of arrival, no task a record."""

@@ -216,7 +216,11 @@ class _Member:
                 return
             self.deaths += 1
             if status in self.restarts.fatal:
-                self._fail(f"{self.program.name} ended with {self.last_exit}; {await child.log_tail()}")
+                said = await child.log_tail()
+                if self.phase is Phase.STOPPING:  # asked to end while its log was read
+                    self._enter(Phase.STOPPED, self.last_exit)
+                else:
+                    self._fail(f"{self.program.name} ended with {self.last_exit}; {said}")
                 return
             in_a_row = 1 if clock() - self.since >= self.restarts.steady.total_seconds() else in_a_row + 1
             delay = self.restarts.delay(in_a_row)

@@ -107,7 +107,7 @@ def _parsed(text: bytes, number: int) -> RequestLine:
         raise InputError(f"{unknown[0]} is not known; there are {', '.join(_KEYS)}")
     raw = _raw(about, found)
     key = about.get("_key")
-    if not isinstance(key, str | None):
+    if not isinstance(key, str | None) or not _writable(key):
         raise InputError("_key must be text or null")
     return RequestLine(
         number=number,
@@ -136,8 +136,15 @@ def _raw(about: Mapping[str, Any], value: Mapping[str, Any]) -> bytes | None:
         raise InputError(f"_raw_base64 is no base64: {error}") from error
 
 
+def _writable(text: str | None) -> bool:
+    """Whether text can be UTF-8: JSON can say half of a character."""
+    return text is None or text == text.encode("utf-8", "ignore").decode()
+
+
 def _headers(found: object) -> dict[str, str | None]:
-    if not isinstance(found, dict) or not all(isinstance(value, str | None) for value in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(value, str | None) and _writable(name) and _writable(value) for name, value in found.items()
+    ):
         raise InputError("_headers must be an object of texts (or null to leave one out)")
     return found
 

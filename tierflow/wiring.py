@@ -74,8 +74,10 @@ async def open_state(settings: Settings) -> AsyncIterator[StateStore]:
 
 
 @asynccontextmanager
-async def open_snapshots(platform: Platform, *, within: timedelta = FIRST_SNAPSHOT) -> AsyncIterator[SnapshotHolder]:
-    """The snapshot in force, followed in the background.
+async def open_snapshots(
+    platform: Platform, stop: asyncio.Event, *, within: timedelta = FIRST_SNAPSHOT
+) -> AsyncIterator[SnapshotHolder]:
+    """The snapshot in force, followed in the background; ``stop`` is set should that end.
 
     Raises:
         RegistryBehindError: Nothing was published in time.
@@ -84,13 +86,18 @@ async def open_snapshots(platform: Platform, *, within: timedelta = FIRST_SNAPSH
     async with KafkaSnapshotLog(platform.connection, topic=topic, kind=platform.capabilities.kind) as entries:
         holder = await SnapshotHolder.open(entries, within=within)
         log.info("snapshot %d (%s) rules", holder.current.number, holder.current.hash[:12])
-        async with _background(holder.watch(entries)):
+        async with _background(holder.watch(entries), stop):
             yield holder
 
 
 @asynccontextmanager
-async def _background(work: Any) -> AsyncIterator[None]:
+async def _background(work: Any, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Work beside the agent's own. Should it end by itself, the agent is drained, and its end says why.
+
+    Without it an agent would go on under rules that are not followed any more, or unseen by others.
+    """
     task = asyncio.create_task(work)
+    task.add_done_callback(lambda _: stop.set())
     try:
         yield
     finally:
@@ -132,7 +139,7 @@ async def run_agent(
                 clock=SystemClock(),
             ).run(stop)
             return
-        holder = await parts.enter_async_context(open_snapshots(platform))
+        holder = await parts.enter_async_context(open_snapshots(platform, stop))
         name = worker_name(tier) if kind == "worker" and tier else kind
         telemetry = Telemetry(settings.telemetry, name, names=platform.names, instance=instance)
         parts.push_async_callback(telemetry.shutdown)
@@ -150,7 +157,7 @@ async def run_agent(
         read = [topic for topic in topics_of(catalogue, settings.topics) if name in topic.consumers]
         longest = longest_deadline(catalogue)
         await require_topics(platform.connection, read, platform.names, settings.topics, longest_deadline=longest)
-        stage = await _stage(kind, tier, platform, codec, holder, telemetry, parts)
+        stage = await _stage(kind, tier, platform, codec, holder, telemetry, parts, stop)
         loop = make_loop(
             platform,
             stage,
@@ -172,6 +179,7 @@ async def _stage(
     holder: SnapshotHolder,
     telemetry: Telemetry,
     parts: AsyncExitStack,
+    stop: asyncio.Event,
 ) -> Stage[Snapshot]:
     settings, catalogue = platform.settings, holder.current.catalogue
     if kind == "guardrail":
@@ -186,14 +194,14 @@ async def _stage(
     store = await parts.enter_async_context(open_state(settings))
     await store.ping()
     if kind == "worker":
-        return await _worker(tier, settings, codec, holder, store, parts)
+        return await _worker(tier, settings, codec, holder, store, parts, stop)
     from agents.classifier.stage import ClassifierStage
     from agents.liveness import LiveTiers
     from streams.receiver import Receiver
 
-    learnt = await parts.enter_async_context(_learnt(platform, catalogue))
+    learnt = await parts.enter_async_context(_learnt(platform, catalogue, stop))
     live = LiveTiers(store, [each.id for each in catalogue.tiers], SystemClock())
-    await parts.enter_async_context(_background(live.keep_looking()))
+    await parts.enter_async_context(_background(live.keep_looking(), stop))
     return ClassifierStage(
         codec=codec,
         receiver=Receiver(store, settings.receiver.window),
@@ -258,7 +266,9 @@ def learned_topic(platform: Platform) -> KafkaSnapshotLog:
 
 
 @asynccontextmanager
-async def _learnt(platform: Platform, catalogue: Catalogue) -> "AsyncIterator[LearnedHolder | None]":
+async def _learnt(
+    platform: Platform, catalogue: Catalogue, stop: asyncio.Event
+) -> "AsyncIterator[LearnedHolder | None]":
     """What the learner publishes, followed in the background; None where learning is bypassed."""
     learning = platform.settings.classifier.learning
     if learning == "bypass":
@@ -267,7 +277,7 @@ async def _learnt(platform: Platform, catalogue: Catalogue) -> "AsyncIterator[Le
     from agents.learner.published import LearnedHolder, follow
 
     holder = LearnedHolder(catalogue.name, applied=learning == "apply")
-    async with _background(follow(holder, lambda: learned_topic(platform))):
+    async with _background(follow(holder, lambda: learned_topic(platform)), stop):
         yield holder
 
 
@@ -307,6 +317,7 @@ async def _worker(
     holder: SnapshotHolder,
     store: StateStore,
     parts: AsyncExitStack,
+    stop: asyncio.Event,
 ) -> "WorkerStage":
     from agents.liveness import keep_marked
     from agents.worker.providers import LocalProviders, unbound
@@ -325,5 +336,5 @@ async def _worker(
     operations = Operations(
         store, owner=owner, lease=settings.worker.lease, ttl=settings.worker.journal_ttl, clock=clock
     )
-    await parts.enter_async_context(_background(keep_marked(store, tier)))
+    await parts.enter_async_context(_background(keep_marked(store, tier), stop))
     return WorkerStage(tier, codec, operations, LocalProviders(settings.worker), holder, settings.worker, clock, owner)

@@ -235,6 +235,7 @@ class ArchiveWriter:
                 "sealed_ms": segment.sealed_ms,
             }
         )
+        _cut_broken_tail(self._folder / MANIFEST)  # of a try that a full disk broke off
         with (self._folder / MANIFEST).open("ab") as manifest:
             manifest.write(line + b"\n")
             manifest.flush()
@@ -259,7 +260,7 @@ def row_of(event: ProvenanceEvent, emitted: Sequence[Any]) -> bytes:
 
 
 def _cut_broken_tail(path: Path) -> None:
-    """A line without its end was being written when the process died: it never counted."""
+    """A line without its end was being written when the process died, or the disk was full: it never counted."""
     if not path.exists():
         return
     content = path.read_bytes()

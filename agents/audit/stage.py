@@ -32,6 +32,8 @@ _TIME: Final = Name.CE_TIME.value
 _EPOCH: Final = Name.EPOCH.value
 _SEQUENCE: Final = Name.SEQUENCE.value
 _CONTENT_TYPE: Final = Name.CONTENT_TYPE.value
+_MOST_DIGITS: Final = 18
+"""What an Avro long holds in any case; a producer's record that was given up may have any header."""
 
 
 class AuditStage:
@@ -148,6 +150,11 @@ def _origin(record: InRecord, found: dict[str, bytes], topic: str) -> core.Origi
         # The original's headers are kept in a dead letter; who parked it is named by the topic.
         source = f"/{topic.removeprefix(DEAD_LETTERS)}/{_text(found, Name.CONNECT_TOPIC.value)}/{record.partition}"
         record_id = derived_id("dead-letter", _original_place(found))
+    epoch, sequence = _number(found, _EPOCH), _number(found, _SEQUENCE)
+    if topic == FEEDBACK:
+        # Anybody's word, under an id of their own choice: it must not take the place of what the flow says.
+        source, epoch, sequence = "", 0, 0
+        record_id = record_id and derived_id("feedback", record_id)
     return core.Origin(
         record_id=record_id or derived_id("record", coordinates(record.topic, record.partition, record.offset)),
         request_id=_text(found, _REQUEST_ID),
@@ -155,8 +162,8 @@ def _origin(record: InRecord, found: dict[str, bytes], topic: str) -> core.Origi
         tenant=_text(found, _TENANT),
         data_class=_text(found, _DATA_CLASS),
         source=source,
-        epoch=_number(found, _EPOCH),
-        sequence=_number(found, _SEQUENCE),
+        epoch=epoch,
+        sequence=sequence,
         causation_id=_text(found, _CAUSATION_ID),
         delivery_mode=_text(found, _DELIVERY_MODE),
         traceparent=_text(found, _TRACEPARENT),
@@ -170,7 +177,7 @@ def _origin(record: InRecord, found: dict[str, bytes], topic: str) -> core.Origi
 
 def _number(found: dict[str, bytes], name: str) -> int:
     raw = found.get(name, b"0")
-    return int(raw) if raw.isdigit() else 0
+    return int(raw) if raw.isdigit() and len(raw) <= _MOST_DIGITS else 0
 
 
 def _time_ms(found: dict[str, bytes], fallback: int) -> int:

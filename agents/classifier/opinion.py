@@ -97,6 +97,17 @@ class Opinion:
         """What asking cost."""
         return sum(call.billed_micros for call in self.calls)
 
+    @property
+    def spent(self) -> dict[str, int]:
+        """What all calls add up to, by the names of a result's fields."""
+        return {
+            "attempts": len(self.calls),
+            "tokens_in": sum(call.tokens_in for call in self.calls),
+            "tokens_out": sum(call.tokens_out for call in self.calls),
+            "cost_micros": self.micros,
+            "cpu_us": sum(call.cpu_us for call in self.calls),
+        }
+
     def over(self, judged: Judged | None) -> Judged | None:
         """The trained model's word with this one's class; unchanged where there is none."""
         if self.task_class is None:

@@ -62,6 +62,8 @@ def look_through(request: Request) -> Asked:
     if request.tools:
         needed = (needed or set()) | {"tools"}
         texts += [f"{tool.name} {tool.description} {tool.parameters}" for tool in request.tools]
+    if request.output_schema:
+        texts.append(request.output_schema)
     if request.required_capabilities:
         needed = (needed or set()).union(request.required_capabilities)
     return Asked(

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from agents.classifier.core import Choice, NoRouteError, decide
-from agents.classifier.duplicates import duplicate_event
+from agents.classifier.duplicates import call_events, duplicate_event
 from agents.classifier.experience import Experience
 from agents.classifier.intake import Arrival, SecondOpinion, read_arrival, record_id, scope_key
 from agents.classifier.judge import Judge
@@ -259,6 +259,7 @@ class ClassifierStage:
         *,
         duplicate_of: str = "",
     ) -> Effects:
+        opinion = arrival.opinion if arrival.opinion is not None and arrival.opinion.calls else None
         emit = end_request(
             headers=context.headers(),
             key=_key(record, context.request_id),
@@ -275,8 +276,11 @@ class ClassifierStage:
             duplicate_of=duplicate_of,
             receipt=_receipt(arrival, view.rules),
             registry_number=view.rules.number,
+            spent=None if opinion is None else opinion.spent,
         )
-        return Effects(outputs=(emit,))
+        if opinion is None:
+            return Effects(outputs=(emit,))
+        return Effects(outputs=(emit, *call_events(record, opinion, context, view, self._names, self._codec)))
 
     def fail(self, record: InRecord, view: View[Snapshot], error: TierflowError) -> Effects:
         """A dead letter, and a ``failed`` result if the record was accepted. Never raises."""

@@ -10,7 +10,7 @@ from registry.snapshot import Snapshot
 from schemas.edges import Verdict
 from schemas.enums import Action, FinishReason, Outcome
 from schemas.flow import Completion, Step
-from schemas.json_schema import json_schema as compiled
+from schemas.json_schema import problem
 
 _FENCE: Final = "```"
 _NO_PARTS: Final = frozenset({"", "[]"})
@@ -84,9 +84,9 @@ def json_schema(subject: Subject) -> Verdict | None:
     if schema is None or completion.output_dataref is not None or completion.finish_reason is FinishReason.TOOL_CALLS:
         return None
     text = json_of(completion.output_text)
-    problem = _complaint(schema, text)
-    if problem:
-        return Verdict(check=JSON_SCHEMA, action=Action.ESCALATE, reason=problem[:200])
+    complaint = _complaint(schema, text)
+    if complaint:
+        return Verdict(check=JSON_SCHEMA, action=Action.ESCALATE, reason=complaint[:200])
     if text == completion.output_text:
         return Verdict(check=JSON_SCHEMA, action=Action.ALLOW)
     return Verdict(check=JSON_SCHEMA, action=Action.OBSERVE, reason="what stood around the JSON is taken off")
@@ -98,9 +98,7 @@ def _complaint(schema: str, text: str) -> str:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return f"not JSON at character {error.pos}"
-    for found in compiled(schema).iter_errors(value):
-        return f"breaks {'/'.join(map(str, found.schema_path)) or 'the schema'}"
-    return ""
+    return problem(schema, value, len(text))
 
 
 def json_of(text: str) -> str:

@@ -260,27 +260,40 @@ class GuardrailStage:
                 assignment = self._codec.decode(Assignment, completion.assignment)
         except TierflowError:
             pass  # the result says what the headers say
-        try:
-            end = end_request(
-                headers=record.headers,
-                key=record.key,
-                status=Status.FAILED,
-                now_ms=view.now_ms,
-                mode=view.mode,
-                codec=self._codec,
-                source=assignment.source if assignment else "",
-                accepted_at_ms=assignment.accepted_at_ms if assignment else 0,
-                request_content_type=assignment.request_content_type if assignment else self._codec.content_type,
-                causation_id=_record_id(record),
-                error_code=error.code,
-                reason=str(error),
-                assignment=assignment,
-                completion=completion,
-            )
-        except Exception:
-            log.exception("no result could be written for %s/%d/%d", record.topic, record.partition, record.offset)
-            return Effects(dead_letters=(letter,))
-        return Effects(outputs=(end,), dead_letters=(letter,))
+        # What the record holds may be what can't be handled: then the result says what the headers say.
+        for told, brought in ((assignment, completion), (None, None)):
+            try:
+                end = self._failed(record, view, error, told, brought)
+            except Exception:
+                log.exception("no result could be written for %s/%d/%d", record.topic, record.partition, record.offset)
+            else:
+                return Effects(outputs=(end,), dead_letters=(letter,))
+        return Effects(dead_letters=(letter,))
+
+    def _failed(
+        self,
+        record: InRecord,
+        view: View[Snapshot],
+        error: TierflowError,
+        assignment: Assignment | None,
+        completion: Completion | None,
+    ) -> Emit:
+        return end_request(
+            headers=record.headers,
+            key=record.key,
+            status=Status.FAILED,
+            now_ms=view.now_ms,
+            mode=view.mode,
+            codec=self._codec,
+            source=assignment.source if assignment else "",
+            accepted_at_ms=assignment.accepted_at_ms if assignment else 0,
+            request_content_type=assignment.request_content_type if assignment else self._codec.content_type,
+            causation_id=_record_id(record),
+            error_code=error.code,
+            reason=str(error),
+            assignment=assignment,
+            completion=completion,
+        )
 
 
 def _check_index(completion: Completion, assignment: Assignment, slip: Slip) -> None:

@@ -118,7 +118,7 @@ class Ledger:
         self.totals = Totals()
 
     def arrived(self, place: str, at_ms: int) -> None:
-        """A record lies on an intake topic."""
+        """A record lies on an intake topic, and was seen there."""
         if self._followed.pop(place, None) is None:
             self._arrived[place] = at_ms
 

@@ -159,7 +159,7 @@ class Monitor:
     def _enter(self, record: InRecord, topic: str, headers: dict[str, bytes]) -> None:
         ledger, now_ms = self.ledger, self._clock.now_ms()
         if topic in self._intake:
-            ledger.arrived(coordinates(*record[:3]), record.timestamp_ms)
+            ledger.arrived(coordinates(*record[:3]), now_ms)  # its timestamp is whatever its producer gave it
         elif topic == PROVENANCE:
             event = self._codec.decode(ProvenanceEvent, record.value or b"", _content_type(headers))
             if event.event_type is EventType.REQUEST_DUPLICATE:

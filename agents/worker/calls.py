@@ -65,11 +65,7 @@ class Caller:
         )
 
     def first(self, work: Work, sample: int, share: int | None) -> tuple[Choice, Attempt] | None:
-        """The first call of a sample, as it goes into the note of the claim; None if none can be made.
-
-        Raises:
-            InvalidRequestError: The request can't be shown to a model.
-        """
+        """The first call of a sample, as it goes into the note of the claim; None if none can be made."""
         now_ms = self._clock.now_ms()
         if now_ms >= work.assignment.deadline_ms:
             return None
@@ -120,7 +116,9 @@ class Caller:
                     return _ended(attempts, found.failure, found.reason)
                 choice = found
                 attempt = outcome.begun(choice, number=len(attempts) + 1, owner=self._owner, now_ms=now_ms)
+                noted = choice, attempt
                 await note(outcome.note_of([*attempts, attempt]))
+                continue  # the state store may have been away: is there still time?
             result = await self._call(work, choice, attempt)
             if faults.armed:
                 await faults.reach(faults.Point.AFTER_CALL)

@@ -20,8 +20,9 @@ from schemas.ids import OperationKey, chance, derived_id, operation_key
 from schemas.money import price_of
 from schemas.ports import ModelAnswer, ModelCall
 
-CHARS_PER_TOKEN: Final = 3
-"""For reserving money before a call: English has four and more, so the estimate errs towards more tokens."""
+BYTES_PER_TOKEN: Final = 3
+"""For reserving money before a call: English has four and more, and three make a Chinese character, which is hardly
+ever more than a token. So the estimate errs towards more tokens."""
 TOKENS_PER_TURN: Final = 8
 TOKENS_PER_PART: Final = 1_000
 """Of an image or a file, about what a high-resolution image counts at hosted models."""
@@ -208,10 +209,8 @@ def left_micros(work: Work, spent: int) -> int | None:
 def choose(work: Work, latest: Snapshot, *, first: int, sample: int, left: int | None) -> Choice | Barred:
     """The first model of the step, from index ``first``, that may be called now, and its call.
 
-    What was chosen is pinned; what is forbidden is asked of the latest snapshot, before each call.
-
-    Raises:
-        InvalidRequestError: The request can't be shown to a model.
+    What was chosen is pinned; what is forbidden is asked of the latest snapshot, before each call. A model that the
+    request can't be shown to is passed over.
     """
     barred = Barred(FailureClass.PROHIBITED, "the step names no further model")
     for index in range(first, len(work.step.models)):
@@ -224,7 +223,11 @@ def choose(work: Work, latest: Snapshot, *, first: int, sample: int, left: int |
         if reason := latest.prohibited(model, tier=work.assignment.tier, data_class=work.data_class):
             barred = Barred(FailureClass.PROHIBITED, reason)
             continue
-        call = build_call(work, model, sample)
+        try:
+            call = build_call(work, model, sample)
+        except InvalidRequestError as error:
+            barred = Barred(FailureClass.BAD_REQUEST, str(error))
+            continue
         cost = estimate(call, model.price)
         if left is None or cost <= left:
             return Choice(index=index, model=model, call=call, cost_micros=cost)
@@ -301,8 +304,9 @@ def _seed(work: Work, drawn: Sampling, sample: int) -> int | None:
 
 def estimate(call: ModelCall, price: Price) -> int:
     """Most that a call can cost, in micro-units: prompt tokens estimated high, the longest answer."""
-    characters, parts = prompting.size_of(call.messages)
-    tokens_in = characters // CHARS_PER_TOKEN + TOKENS_PER_TURN * len(call.messages) + TOKENS_PER_PART * parts
+    size, parts = prompting.size_of(call.messages)
+    size += sum(prompting.bytes_of(repr(shown)) for shown in (*call.tools, call.output_schema) if shown)
+    tokens_in = size // BYTES_PER_TOKEN + TOKENS_PER_TURN * len(call.messages) + TOKENS_PER_PART * parts
     return price_of(tokens_in, price.input_micros_per_million) + price_of(
         call.max_tokens or 0, price.output_micros_per_million
     )

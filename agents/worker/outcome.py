@@ -212,6 +212,11 @@ def digest(output: str) -> str:
     return hashlib.sha256(output.encode()).hexdigest() if output else ""
 
 
+def call_of(attempt: Attempt) -> tuple[str, str, int]:
+    """Tells one call from all others, whatever is known of its end."""
+    return attempt.operation_key, attempt.claim_owner, attempt.started_at_ms
+
+
 def note_of(attempts: Sequence[Attempt]) -> bytes:
     """What the next owner of a claim should know: the calls made under it, the one about to be made last."""
     return msgspec.json.encode(attempts) if attempts else NOTHING_CALLED

@@ -183,16 +183,23 @@ def output_parts(tool_calls: Sequence[Mapping[str, Any]]) -> str:
 
 
 def size_of(turns: Sequence[ChatMessage]) -> tuple[int, int]:
-    """Characters of text, and number of other content parts."""
-    characters = others = 0
+    """Bytes of text, and number of other content parts."""
+    size = others = 0
     for turn in turns:
+        if turn.tool_calls:
+            size += bytes_of(repr(turn.tool_calls))
         if isinstance(turn.content, str):
-            characters += len(turn.content)
+            size += bytes_of(turn.content)
             continue
         for part in turn.content:
             text = part.get("text")
             if isinstance(text, str):
-                characters += len(text)
+                size += bytes_of(text)
             else:
                 others += 1
-    return characters, others
+    return size, others
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())

@@ -14,6 +14,8 @@ MARKER: Final = "Answer:"
 
 _CHOICE = re.compile(r"^(?:option|choice)?\s*\(?([a-h])(?:[).:]|\)?$)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_LONGEST_NUMBER: Final = 1_000
+"""Characters; a longer one is compared as text (Python refuses to read some thousand digits)."""
 _DECORATION = re.compile(r"[*_`$\\]|^\s*#+|^[\"']+|[\"'.!]+$")
 
 
@@ -51,7 +53,7 @@ def normalised(text: str, marker: str = MARKER) -> str:
     if choice := _CHOICE.match(answer):
         return choice[1].upper()
     numbers = _NUMBER.findall(answer)
-    if len(numbers) == 1:
+    if len(numbers) == 1 and len(numbers[0]) <= _LONGEST_NUMBER:
         return str(Fraction(numbers[0].replace(",", "")))
     return " ".join(re.findall(r"\w+", answer.casefold()))
 

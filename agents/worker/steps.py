@@ -13,7 +13,7 @@ from agents.worker.outcome import NOTHING_CALLED, Outcomes
 from registry.snapshot import Snapshot
 from schemas.codec import Codec
 from schemas.enums import Outcome
-from schemas.errors import FailureClass, InvalidRequestError
+from schemas.errors import FailureClass
 from schemas.flow import Attempt, Completion
 from schemas.ports import Clock
 from streams.claims import Claim
@@ -50,14 +50,10 @@ class StepRunner:
             TooLateError: The deadline passed before any call; nothing is journaled.
             StateStoreError: Nothing was claimed; ask again later.
         """
-        try:
-            count = self._samples(work)
-            if count > 1:
-                return await self._sampled(work, count)
-            return await self._once(core.step_key(work), work, 0, core.left_micros(work, 0), whole=True)
-        except InvalidRequestError as error:  # nothing was called, and nothing else will help
-            refused = Outcomes(attempts=(), failure=FailureClass.BAD_REQUEST.value, error=str(error))
-            return self._encoded(work, refused)
+        count = self._samples(work)
+        if count > 1:
+            return await self._sampled(work, count)
+        return await self._once(core.step_key(work), work, 0, core.left_micros(work, 0), whole=True)
 
     def _samples(self, work: Work) -> int:
         """How many samples to draw: as many as asked for, different and affordable."""
@@ -76,8 +72,10 @@ class StepRunner:
         """One sample: the Completion of the whole step, or a part of it."""
         noted = self._caller.first(work, sample, share)
         note = outcome.note_of([noted[1]]) if noted else NOTHING_CALLED
+        own = b""
 
         async def run(claim: Claim, orphan: bytes | None) -> bytes:
+            nonlocal own
             outcomes = await self._caller.run(
                 work,
                 sample,
@@ -91,17 +89,50 @@ class StepRunner:
                 if noted is not None:
                     await self._journal.note(claim, NOTHING_CALLED)
                 raise TooLateError
-            return self._encoded(work, outcomes, whole=whole)
+            own = self._encoded(work, outcomes, whole=whole)
+            return own
 
         try:
-            return await self._journal.once(key, note, work.assignment.deadline_ms, run)
+            return self._told(await self._journal.once(key, note, work.assignment.deadline_ms, run), own)
         except StillTheirsError as error:
             return self._unanswered(work, sample, error.owner, whole=whole)
 
+    def _told(self, value: bytes, own: bytes) -> bytes:
+        """The journaled Completion, with the calls that were made here all the same.
+
+        The journal keeps the first outcome, which may be that of an earlier owner who was only slow.
+
+        Args:
+            value: As journaled.
+            own: What was to be journaled here; empty if nothing was.
+        """
+        if not own or own == value:
+            return value
+        completion = self._codec.decode(Completion, value)
+        known = {outcome.call_of(self._codec.decode(Attempt, each)) for each in completion.attempts}
+        made = [self._codec.decode(Attempt, each) for each in self._codec.decode(Completion, own).attempts]
+        untold = [attempt for attempt in made if outcome.call_of(attempt) not in known]
+        if not untold:
+            return value
+        count = len(completion.attempts)
+        numbered = [replace(attempt, number=number) for number, attempt in enumerate(untold, count + 1)]
+        return self._codec.encode(
+            replace(
+                completion,
+                attempts=(*completion.attempts, *(self._codec.encode(attempt) for attempt in numbered)),
+                tokens_in=completion.tokens_in + sum(attempt.tokens_in for attempt in untold),
+                tokens_out=completion.tokens_out + sum(attempt.tokens_out for attempt in untold),
+                billed_micros=completion.billed_micros + sum(attempt.billed_micros for attempt in untold),
+                cpu_us=completion.cpu_us + sum(attempt.cpu_us for attempt in untold),
+            )
+        )
+
     async def _sampled(self, work: Work, count: int) -> bytes:
         """Several samples at once, each claimed and journaled for itself, and the vote over them."""
+        own = b""
 
         async def run(claim: Claim, orphan: bytes | None) -> bytes:
+            nonlocal own
             del claim, orphan  # the claims of the samples say what was called
             left = core.left_micros(work, 0)
             share = None if left is None else left // count
@@ -113,10 +144,12 @@ class StepRunner:
             for part in parts:
                 if isinstance(part, BaseException):
                     raise part
-            return self._voted(work, [self._codec.decode(Completion, part) for part in done])
+            own = self._voted(work, [self._codec.decode(Completion, part) for part in done])
+            return own
 
         try:
-            return await self._journal.once(core.step_key(work), NOTHING_CALLED, work.assignment.deadline_ms, run)
+            deadline_ms = work.assignment.deadline_ms
+            return self._told(await self._journal.once(core.step_key(work), NOTHING_CALLED, deadline_ms, run), own)
         except StillTheirsError as error:
             return self._unanswered(work, 0, error.owner)
 
@@ -178,10 +211,7 @@ class StepRunner:
 
     def _unanswered(self, work: Work, sample: int, owner: str, *, whole: bool = True) -> bytes:
         """The Completion when the deadline came while somebody else held the claim: a call whose end is unknown."""
-        try:
-            choice = core.choose(work, self._latest(), first=0, sample=sample, left=None)
-        except InvalidRequestError:
-            choice = core.Barred(FailureClass.BAD_REQUEST, "")
+        choice = core.choose(work, self._latest(), first=0, sample=sample, left=None)
         now_ms = self._clock.now_ms()
         made: tuple[Attempt, ...] = ()
         if isinstance(choice, core.Choice):

@@ -262,4 +262,4 @@ class Client:
 
 
 def _patience(record: Record) -> timedelta:
-    return PATIENCE if record.lifetime is None else record.lifetime + MARGIN
+    return PATIENCE if record.lifetime is None else max(record.lifetime, timedelta(0)) + MARGIN

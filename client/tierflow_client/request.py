@@ -148,7 +148,7 @@ def make_record(prompt: str | None = None, **request: Unpack[RequestOptions]) ->
     key = str(given.get("key") or given.get("session") or request_id)
     return Record(
         request_id=request_id,
-        key=key.encode(),
+        key=_bytes("key", key),
         value=_json(value),
         headers=_headers(given, request_id, deadline_ms),
         lifetime=None if deadline_ms is None else timedelta(milliseconds=deadline_ms - now_ms),
@@ -165,7 +165,14 @@ def _headers(given: Mapping[str, Any], request_id: str, deadline_ms: int | None)
         texts[headers.DEADLINE] = str(deadline_ms)
     if priority is not None:
         texts[headers.PRIORITY] = str(priority)
-    return tuple((name, text.encode()) for name, text in texts.items() if text)
+    return tuple((name, _bytes(name, text)) for name, text in texts.items() if text)
+
+
+def _bytes(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(f"{name} can't be written as UTF-8: {error}") from error
 
 
 def _listed(value: Any) -> Any:

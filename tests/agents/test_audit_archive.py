@@ -94,6 +94,18 @@ def test_a_death_between_file_and_manifest_leaves_no_trace(tmp_path):
     again.close()
 
 
+def test_a_full_disk_leaves_no_half_line_in_the_manifest(tmp_path):
+    writer = ArchiveWriter(tmp_path)
+    writer.append(rows(0, 1), {0: (0, 2)}, now_ms=10)
+    (tmp_path / MANIFEST).write_bytes(b'{"file":"segments/1970-')  # what fitted of an earlier try, in this very process
+    writer.seal(now_ms=20)  # as the archiver does at its end
+    writer.close()
+    again = ArchiveWriter(tmp_path)
+    assert again.next_offsets() == {0: 2}
+    assert archived(tmp_path) == ["e-0", "e-1"]
+    again.close()
+
+
 def test_a_row_in_segment_and_open_file_counts_once(tmp_path):
     writer = ArchiveWriter(tmp_path)
     writer.append(rows(0, 1), {0: (0, 2)}, now_ms=10)

@@ -57,6 +57,16 @@ def result_of(effects: Effects) -> Result:
     return CODEC.decode(Result, emit.value, emit.content_type)
 
 
+def test_a_request_that_is_nested_too_deeply_is_refused_and_stops_nobody():
+    deep = b'{"prompt": "hi", "output_schema": ' + b'{"a":' * 300 + b"1" + b"}" * 300 + b"}"
+    records = [
+        record(value, headers=((Name.REQUEST_ID.value, name),)) for name, value in ((b"r-1", deep), (b"r-2", ASK))
+    ]
+    refused, handed_out = run(make(), *records)
+    assert (result_of(refused).status, result_of(refused).error_code) == (Status.REFUSED, "input.invalid")
+    assert assigned(handed_out)[1].request_id == "r-2"
+
+
 def assigned(effects: Effects) -> tuple[Emit, Assignment]:
     (emit,) = effects.outputs
     assert not effects.dead_letters
@@ -220,6 +230,8 @@ def test_what_is_denied_is_refused_without_repeating_it():
     result = result_of(one(value={"prompt": "Tell me of Project  Zebra now"}, rules=rules))
     assert (result.status, result.error_code) == (Status.REFUSED, "policy.denied")
     assert result.reason == "deny list names: not to be named"
+    schema = {"prompt": "What is it?", "output_schema": {"description": "Project Zebra", "type": "string"}}
+    assert result_of(one(value=schema, rules=rules)).reason == "deny list names: not to be named"
     hidden = {
         "messages": [
             {"role": "system", "content": "project zebra is the topic"},

@@ -15,7 +15,7 @@ from registry.snapshot import Snapshot
 from schemas.catalogue import DenyList, Pattern, Plan, Route, Tenant
 from schemas.edges import Result
 from schemas.enums import DataClass, FinishReason, Outcome, Status
-from schemas.errors import OutputRefusedError
+from schemas.errors import OutputRefusedError, TierflowError
 from schemas.flow import Assignment, Completion, Slip
 from schemas.headers import AVRO, JSON, Name
 from schemas.ids import derived_id
@@ -229,6 +229,18 @@ def test_what_can_not_be_read_is_a_dead_letter_and_ends_as_failed(damage: str):
     assert (result.accepted_at_ms, result.source) == (
         (NOW_MS - 900, "requests/2/7") if damage in {"slip", "index"} else (0, "")
     )
+
+
+def test_a_receipt_that_can_not_be_given_back_still_ends_as_failed():
+    found = arrived(assignment(receipt="[]"))
+    stage = GuardrailStage(codec=CODEC)
+    with pytest.raises(AttributeError):
+        stage.handle(found, view())
+    effects = stage.fail(found, view(), TierflowError("AttributeError in guardrail"))
+    assert effects.dead_letters[0].disposition is Disposition.EXHAUSTED
+    (emit,) = effects.outputs
+    result = CODEC.decode(Result, emit.value, emit.content_type)
+    assert (result.request_id, result.status) == (context().request_id, Status.FAILED)
 
 
 def test_a_record_that_was_never_a_request_s_is_only_a_dead_letter():

@@ -79,6 +79,13 @@ async def test_what_goes_wrong_on_the_wire_has_a_class(server, endpoint, trick, 
     assert reply.status == 200  # the pool is whole again
 
 
+async def test_no_time_is_not_all_the_time_there_is(server, endpoint):
+    server.default = Reply(trick=Trick.STALL)
+    async with asyncio.timeout(5):
+        assert (await failure(endpoint, timedelta(0))).failure is FailureClass.TIMEOUT
+    assert server.calls == 0
+
+
 async def test_slow_but_whole_answer_is_an_answer(server, endpoint):
     server.play(Reply(trick=Trick.DRIP, latency_s=0.001, body=b'{"a":1}'))
     assert (await endpoint.post("/chat/completions", b"{}", operation_key="k", within=SECOND)).body == b'{"a":1}'

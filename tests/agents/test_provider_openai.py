@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from agents.worker.providers.http import Endpoint
 from agents.worker.providers.http import Reply as HttpReply
-from agents.worker.providers.openai import OpenAIProvider, encode, retry_after
+from agents.worker.providers.openai import OpenAIProvider, encode, read, retry_after
 from schemas.enums import FinishReason
 from schemas.errors import FailureClass, ProviderError
 from schemas.ports import ChatMessage, ModelCall
@@ -126,10 +126,37 @@ async def test_reads_text_usage_logprobs_and_ids(server, provider):
     assert server.by_key == {"op-1": 1}
 
 
+@pytest.mark.parametrize("logprob", [1000, "NaN", "-Infinity"])
+async def test_a_log_probability_that_is_none_is_not_told(server, provider, logprob):
+    server.play(Reply(logprobs=(-0.5, logprob)))
+    answer = await provider.complete(a_call(logprobs=True))
+    assert (answer.text, answer.mean_logprob, answer.min_logprob) == ("Answer: 42", None, None)
+
+
+def test_what_no_record_can_hold_is_cut():
+    body = {
+        "id": "i" * 10_000,
+        "model": "m" * 10_000,
+        "choices": [{"message": {"content": "42"}}],
+        "usage": {"prompt_tokens": 2**63, "completion_tokens": 3},
+        "citations": ["c" * 10_000] * 1_000,
+    }
+    answer = read(HttpReply(200, {"x-ms-region": "norw\udce5y"}, orjson.dumps(body)), "here")
+    assert (answer.text, answer.tokens_in, answer.tokens_out, answer.region) == ("42", 0, 3, "norw?y")
+    assert len(answer.model) == len(answer.provider_request_id) == len(answer.sources[0]) == 2_000
+    assert len(answer.sources) == 100
+    with pytest.raises(ProviderError) as caught:
+        read(HttpReply(500, {"x-request-id": "r\udcff"}, b""), "here")
+    assert caught.value.provider_request_id == "r?"
+
+
 async def test_reads_tool_calls(server, provider):
     server.play(Reply(tool_calls=(TOOL_CALL,), finish="tool_calls"))
     answer = await provider.complete(a_call(tools=(TOOL,)))
     assert (answer.text, answer.tool_calls, answer.finish_reason) == ("", (TOOL_CALL,), FinishReason.TOOL_CALLS)
+    plain = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    server.play(Reply(tool_calls=(plain,), finish="tool_calls"))
+    assert (await provider.complete(a_call(tools=(TOOL,)))).tool_calls == (TOOL_CALL,)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +241,13 @@ FAILURES = [
     (Reply(changes={"choices": [{"message": {"tool_calls": [{"id": "c1"}]}}]}), FailureClass.BAD_OUTPUT),
     (
         Reply(changes={"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a"}]}}]}),
+        FailureClass.BAD_OUTPUT,
+    ),
+    (
+        Reply(
+            body=b'{"choices":[{"message":{"tool_calls":[{"function":{"name":"f","arguments":%s}}]}}]}'
+            % (b"[" * 300 + b"]" * 300)
+        ),
         FailureClass.BAD_OUTPUT,
     ),
     (Reply(changes={"usage": [1]}), FailureClass.BAD_OUTPUT),

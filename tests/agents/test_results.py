@@ -169,6 +169,13 @@ def test_agreement_goes_before_log_probability():
     assert read(end(assignment=assignment(), completion=completion(agreement=0.6))).confidence == 0.6
 
 
+@pytest.mark.parametrize(
+    ("logprob", "confidence"), [(1000.0, 1.0), (0.0, 1.0), (float("-inf"), 0.0), (float("nan"), None)]
+)
+def test_no_log_probability_keeps_a_request_from_ending(logprob: float, confidence: float | None):
+    assert read(end(assignment=assignment(), completion=completion(mean_logprob=logprob))).confidence == confidence
+
+
 def test_a_long_reason_is_cut():
     assert len(read(end(status=Status.FAILED, reason="x" * 9_000)).reason) == MAX_REASON_CHARS
 

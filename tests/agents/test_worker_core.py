@@ -3,6 +3,7 @@
 import base64
 from datetime import timedelta
 
+import orjson
 import pytest
 
 from agents.worker import core
@@ -214,6 +215,25 @@ def test_the_estimate_is_above_the_bill_and_the_bill_is_exact():
     assert core.bill(answer, price, 216) == 12 + 6
     cheaper = Price.model_validate({**price.model_dump(), "cached_input_micros_per_million": 100_000})
     assert core.bill(answer, cheaper, 216) == 2 + 1 + 6
+
+
+def test_all_that_a_model_is_shown_is_reserved_for():
+    schema = {"type": "object", "description": "d" * 3_000}
+    tool = {"name": "t", "description": "d" * 3_000, "parameters": schema}
+    told = {
+        "kind": "tool_call",
+        "tool_call_id": "c",
+        "name": "t",
+        "arguments": orjson.dumps({"a": "a" * 3_000}).decode(),
+    }
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "parts": [told]}]
+    for request, least in (
+        ({"prompt": "Hi", "output_schema": schema}, 1_000),
+        ({"prompt": "Hi", "tools": [tool]}, 2_000),
+        ({"messages": turns}, 1_000),
+        ({"prompt": "六" * 3_000}, 3_000),
+    ):
+        assert core.estimate(core.build_call(a_work(request=request), MODEL), MODEL.price) - 200 > least, request
 
 
 def test_without_usage_the_reserved_cost_stands():

@@ -13,6 +13,7 @@ from schemas.enums import Outcome, Status
 from schemas.errors import StateStoreError
 from schemas.fakes import MemoryState
 from schemas.flow import Completion
+from schemas.ids import derived_id
 from streams.records import InRecord
 from tests.agents.worker_parts import (
     CODEC,
@@ -178,6 +179,32 @@ async def test_the_first_answer_stands_also_for_whoever_was_only_slow(server, st
         assert (await slow).outputs == quick.outputs
     assert CODEC.decode(Completion, quick.outputs[0].value).output_text == "42"
     assert server.calls == len(CODEC.decode(Completion, quick.outputs[0].value).attempts) == 2
+
+
+@pytest.mark.parametrize("step", [None, SAMPLED])
+async def test_who_took_over_from_somebody_slow_and_comes_second_tells_its_call_too(server, state, step):
+    snapshot = a_snapshot(step=step)
+    record = a_record(an_assignment(snapshot))
+    async with worker(state, url=server.base_url, snapshot=snapshot, lease=timedelta(seconds=0.2)) as here:
+        server.default = Reply(text="slow", latency_s=1.0)
+        slow = asyncio.create_task(here.effects(record))
+        await until(lambda: server.open == (3 if step else 1))
+        here.operations._renewer.cancel()
+        server.default = Reply(text="later", latency_s=2.0)
+        async with worker(state, url=server.base_url, snapshot=snapshot, owner="worker-2") as there:
+            done = await there.completion(record)
+        first = await slow
+    assert done.output_text == "slow"
+    assert server.calls == len(done.attempts) == (6 if step else 2)
+    attempts = attempts_of(done)
+    assert {(attempt.claim_owner, attempt.outcome) for attempt in attempts} == {
+        ("worker-1", Outcome.OK),
+        ("worker-2", Outcome.OK),
+    }
+    assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1))
+    assert done.billed_micros == sum(attempt.billed_micros for attempt in attempts)
+    assert done.tokens_out == sum(attempt.tokens_out for attempt in attempts)
+    assert first.outputs[0].id == derived_id("completion", "r-1", "0")
 
 
 async def test_a_retry_is_left_to_the_owner_who_took_over(server, state):

@@ -67,6 +67,12 @@ def test_the_majority_wins_and_failed_samples_agree_with_nobody(texts, expected)
     assert vote(texts) == expected
 
 
+@pytest.mark.parametrize("number", ["9" * 5_000, "9" * 4_200 + "." + "1" * 4_200])
+def test_a_number_without_end_is_one_vote_like_any_other(number):
+    assert vote([number, "7", f"Answer: {number}"]) == Vote(0, 2 / 3)
+    assert vote(["7", f"Answer: {number}", "7"]) == Vote(0, 2 / 3)
+
+
 @given(st.lists(st.none() | st.sampled_from(["Answer: 1", "1", "two", "Answer: 3", ""]), max_size=12))
 def test_no_other_answer_has_more_votes(texts):
     found = vote(texts)
@@ -85,6 +91,7 @@ def test_no_other_answer_has_more_votes(texts):
         ("```python\nboxes = 5\nboxes * 8\n```", "How many?", "40"),
         ("15 + 12", "How many? End with: Answer: <number>", "Answer: 27"),
         ("print(3 * (20 - 2.5))", "?", "52.5"),
+        ("10**400 / 3", "?", "3.33333333333e+399"),
         ("__import__('os').getcwd()", "?", None),
         ("I think forty.", "?", None),
     ],

@@ -244,6 +244,25 @@ async def test_a_call_ends_with_the_deadline_and_is_told(server):
     assert server.calls == 1
 
 
+async def test_no_call_is_made_when_the_deadline_passed_while_the_state_store_was_away(server):
+    server.play(error(500), model="first")
+    server.default = Reply(trick=Trick.STALL)
+    state = MemoryState(SystemClock())
+    away = 0.0
+
+    async def sleep(duration: timedelta) -> None:
+        nonlocal away
+        state.failing = True  # from the pause before the second call on, for longer than the request lives
+        await asyncio.sleep(0.05)
+        away += 0.05
+        state.failing = away < 1.2
+
+    async with worker(state, url=server.base_url, sleep=sleep) as here:
+        async with asyncio.timeout(10):
+            done = await here.completion(a_record(an_assignment(here.holder.current, deadline_s=1)))
+    assert (done.failure, len(done.attempts), server.calls) == ("timeout", 1, 1)
+
+
 async def test_no_call_may_take_longer_than_the_deadline_leaves():
     provider = ScriptedProvider(default=ModelAnswer(text="42", finish_reason=FinishReason.STOP))
 
@@ -303,6 +322,22 @@ async def test_a_request_that_no_model_can_be_shown_is_a_bad_request(server):
         done = await here.completion(a_record(an_assignment(here.holder.current, request)))
     assert (done.failure, server.calls) == ("bad_request", 0)
     assert "messages.0.parts.0.dataref" in done.error
+
+
+@pytest.mark.parametrize("models", [("plain", "bound"), ("plain", "bound", "other")])
+async def test_a_model_that_can_not_be_shown_the_request_is_passed_over_and_calls_stay_told(server, models):
+    capabilities = {"bound": frozenset({"text", "json"})}
+    known = tuple(a_model(name, capabilities=capabilities.get(name, frozenset({"text"}))) for name in models)
+    snapshot = a_snapshot(models=known)
+    server.play(*[error(400, "context_length_exceeded")] * 3, model="plain")
+    async with worker(url=server.base_url, snapshot=snapshot) as here:
+        # A schema that is true lets everything pass, but is no object, as models that are bound to one want it.
+        done = await here.completion(a_record(an_assignment(snapshot, a_request(output_schema=True))))
+    assert [attempt.requested_model for attempt in attempts_of(done)] == [
+        f"{name}@1" for name in models if name != "bound"
+    ]
+    assert done.outcome is (Outcome.OK if "other" in models else Outcome.FAILED)
+    assert len(done.attempts) == server.calls
 
 
 async def test_an_endpoint_that_is_not_bound_here_is_an_auth_failure():
@@ -382,6 +417,10 @@ async def test_what_can_not_be_handled_is_a_dead_letter_and_a_failed_result(serv
         effects = here.stage.fail(broken, here.view(), UndecodableError("byte 2"))
         assert effects.dead_letters[0].code == "input.undecodable"
         assert result_of(effects).request_id == "r-1"
+        unreturnable = a_record(an_assignment(here.holder.current, receipt="[]", deadline_s=-1))
+        with pytest.raises(AttributeError):
+            await here.effects(unreturnable)
+        assert result_of(here.stage.fail(unreturnable, here.view(), TierflowError("odd"))).status is Status.FAILED
         nameless = here.stage.fail(broken._replace(headers=()), here.view(), UndecodableError("byte 2"))
         assert not nameless.outputs
         assert nameless.dead_letters

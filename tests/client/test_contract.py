@@ -18,6 +18,7 @@ from schemas.enums import Action, DataClass, FinishReason, IdempotencyScope, Imp
 from schemas.ids import MAX_ID_CHARS, uuid7
 from tierflow_client import InvalidRequestError, Message, Result, UnreadableResultError
 from tierflow_client import headers as ours
+from tierflow_client.client import MARGIN, PATIENCE, _patience
 from tierflow_client.feedback import RATERS, make_feedback
 from tierflow_client.request import RequestOptions, make_record
 
@@ -191,6 +192,12 @@ def test_ids_are_those_of_version_7_and_are_the_key() -> None:
     assert len({tierflow_client.uuid7() for _ in range(1000)}) == 1000
 
 
+def test_a_deadline_that_is_over_still_gives_its_result_time_to_arrive() -> None:
+    assert _patience(make_record("hi", deadline=datetime.now(UTC) - timedelta(hours=1))) == MARGIN
+    assert _patience(make_record("hi", deadline=timedelta(seconds=3))) == MARGIN + timedelta(seconds=3)
+    assert _patience(make_record("hi")) == PATIENCE
+
+
 def test_a_deadline_counts_from_now_or_is_a_time() -> None:
     at = datetime(2030, 1, 1, tzinfo=UTC)
     found = dict(make_record("hi", deadline=at).headers)
@@ -209,6 +216,8 @@ def test_a_deadline_counts_from_now_or_is_a_time() -> None:
         ("hi", {"request_id": "a b"}, "request_id"),
         ("hi", {"request_id": "x" * 129}, "request_id"),
         ("hi", {"priority": 10}, "priority"),
+        ("hi", {"session": "half \ud800"}, "key can't be written"),
+        ("hi", {"tenant": "half \ud800"}, "tenant can't be written"),
         ("hi", {"deadline": timedelta(0)}, "deadline"),
         ("hi", {"deadline": datetime(2030, 1, 1)}, "zone"),  # noqa: DTZ001 - that is what is refused
         ("hi", {"latency_budget": timedelta(seconds=-1)}, "latency_budget"),

@@ -50,6 +50,28 @@ def test_json_that_is_none_names_the_byte(value: bytes, said: str) -> None:
         read_request(value, AS_JSON)
 
 
+DEEP = '{"a":' * 300 + "1" + "}" * 300
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (f'{{"prompt":"hi","output_schema":{DEEP}}}', "output_schema"),
+        (f'{{"prompt":"hi","tools":[{{"name":"t","parameters":{DEEP}}}]}}', "parameters"),
+        (f'{{"prompt":"hi","tools":[{{"name":"t","description":{DEEP}}}]}}', "record"),
+        (f'{{"prompt":"hi","sampling":{DEEP}}}', "record"),
+        (f'{{"messages":[{{"role":"user","parts":[{{"kind":"text","text":{DEEP}}}]}}]}}', "record"),
+    ],
+)
+def test_json_that_is_nested_more_deeply_than_can_be_written_is_refused(value: str, field: str) -> None:
+    with pytest.raises(InvalidRequestError, match="nested too deeply") as caught:
+        read_request(value.encode(), AS_JSON)
+    assert caught.value.field == field
+    event = f'{{"specversion":"1.0","id":"1","source":"x","type":"t","data":{value}}}'.encode()
+    with pytest.raises(InvalidRequestError, match="data: is nested too deeply"):
+        read_request(event, [("content-type", b"application/cloudevents+json")])
+
+
 def test_exact_json_with_poison_names_the_byte_too() -> None:
     exact = json.dumps(REQUEST.model_dump(mode="json"))
     for value, byte in (

@@ -57,6 +57,8 @@ class CopyStage:
         if self.prepare_errors:
             self.prepare_errors -= 1
             raise StateStoreError("away")
+        if any(record.value == b"unreadable" for record in records):
+            raise TypeError("boom")
         self.prepared += len(records)
         return [record.value for record in records]
 
@@ -198,21 +200,14 @@ async def test_a_crash_in_the_handler_ends_as_dead_letter_and_failed_result(conc
 
 
 @pytest.mark.parametrize("concurrency", [0, 4])
-async def test_a_record_that_can_not_be_prepared_ends_alone(monkeypatch, concurrency):
+async def test_a_crash_while_a_batch_is_prepared_ends_one_record_and_not_the_process(concurrency):
     bench = Bench(CopyStage(concurrency))
-    prepare = bench.stage.prepare
-
-    async def choke(records, view):
-        if any(record.value == b"bad" for record in records):
-            raise RecursionError("too deep")
-        return await prepare(records, view)  # type: ignore[no-untyped-call]
-
-    monkeypatch.setattr(bench.stage, "prepare", choke)
-    bench.send(b"a", b"bad", b"b", b"c", key=b"k")
+    bench.send(b"a", b"unreadable", b"b", b"unreadable")
     async with bench.running():
         await bench.until(4)
-    assert sorted(bench.out()) == [b"a", b"b", b"c", b"failed internal"]
-    assert [record.value for record in bench.log.read("dead-letters.copy")] == [b"bad"]
+    assert sorted(bench.out()) == [b"a", b"b", b"failed internal", b"failed internal"]
+    assert [record.value for record in bench.log.read("dead-letters.copy")] == [b"unreadable"] * 2
+    assert bench.stage.seen == [b"a", b"b"]
 
 
 async def test_an_output_above_the_limit_fails_visibly_and_takes_nothing_with_it():

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from schemas.errors import ProcessError
+from streams.brokers.process import ChildProcess
 from tierflow.processes import NEXT, Change, Phase, ProcessTree, Program, Restarts
 
 SOON = Restarts(first=timedelta(milliseconds=20), longest=timedelta(milliseconds=80))
@@ -135,6 +136,29 @@ async def test_a_configuration_error_is_not_tried_again(notes: Notes) -> None:
         assert [each.phase for each in tree.statuses()] == [Phase.RUNNING, Phase.FAILED]
         await tree.stop()
     assert notes.lines().count("bad started") == 1
+
+
+async def test_a_configuration_error_in_the_middle_of_a_stop_does_not_break_it_off(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, read = asyncio.Event(), asyncio.Event()
+
+    async def log_tail(_: ChildProcess) -> str:
+        reading.set()
+        await read.wait()
+        return "last words"
+
+    monkeypatch.setattr(ChildProcess, "log_tail", log_tail)
+    async with asyncio.timeout(30), ProcessTree(restarts=SOON) as tree:
+        await tree.start([notes.program("good"), notes.program("bad", "exit2")])
+        await notes.until(lambda lines: "good started" in lines)
+        await reading.wait()
+        stopping = asyncio.create_task(tree.stop(["bad", "good"]))
+        await asyncio.sleep(0.05)
+        read.set()
+        await stopping
+        assert [each.phase for each in tree.statuses()] == [Phase.STOPPED, Phase.STOPPED]
+    assert "good drained" in notes.lines()
 
 
 async def test_who_does_not_end_in_time_is_killed(notes: Notes) -> None:

@@ -212,4 +212,7 @@ def _text(headers: RawHeaders, name: Name) -> str:
 
 
 def _time(record: InRecord) -> str:
-    return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).strftime("%H:%M:%S")
+    try:
+        return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).strftime("%H:%M:%S")
+    except (ValueError, OverflowError):  # a producer gives its records any time it likes
+        return "??:??:??"

@@ -9,6 +9,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from fractions import Fraction
 from types import MappingProxyType
 
@@ -132,7 +133,10 @@ def text_of(value: Fraction) -> str:
         places = next(n for n in range(value.denominator) if 10**n % value.denominator == 0)
         whole, behind = divmod(abs(value.numerator) * 10**places // value.denominator, 10**places)
         return f"{'-' if value < 0 else ''}{whole}.{behind:0{places}}"
-    return f"{float(value):.{_DIGITS}g}"
+    try:
+        return f"{float(value):.{_DIGITS}g}"
+    except OverflowError:
+        return f"{Decimal(value.numerator) / value.denominator:.{_DIGITS}g}"
 
 
 def value_in(answer: str) -> Fraction | None:

@@ -100,6 +100,8 @@ class Endpoint:
             ProviderError: CONNECTION, TIMEOUT or BAD_OUTPUT (too large, no HTTP). A status is never an error here.
         """
         seconds = within.total_seconds()
+        if seconds <= 0:  # to aiohttp 0 is no limit at all
+            raise self._error(FailureClass.TIMEOUT, "no time is left for a call")
         limits = aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT.total_seconds(), seconds))
         headers = {**self._headers, "idempotency-key": operation_key}
         session = self._session

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -55,6 +56,15 @@ _BY_STATUS: Final[Mapping[int, FailureClass]] = MappingProxyType(
     }
 )
 """Other 4xx are BAD_REQUEST, other 5xx SERVER, a redirect BAD_REQUEST."""
+
+_LONGEST: Final = 2_000
+"""Characters of an id, a name or a source that a provider gives."""
+_MOST_SOURCES: Final = 100
+_MOST_TOKENS: Final = 10**9
+"""Of one call: a higher count is none."""
+
+_ROUNDING: Final = 1e-3
+"""What a log-probability may be above 0, the most it can be: servers compute with few digits."""
 
 _OVERFLOW: Final = re.compile(
     r"(?:maximum|available) context|context (?:length|size|window)|prompt is too long|too many tokens", re.IGNORECASE
@@ -158,7 +168,7 @@ def read(reply: Reply, endpoint: str) -> ModelAnswer:
         body = None
     if not 200 <= reply.status < 300 or (isinstance(body, dict) and body.get("error")):
         raise _failure(reply, body, endpoint)
-    request_id = reply.headers.get("x-request-id", "")
+    request_id = _short(reply.headers.get("x-request-id", ""))
     try:
         choice = body["choices"][0]
         message = choice["message"]
@@ -170,7 +180,7 @@ def read(reply: Reply, endpoint: str) -> ModelAnswer:
         return ModelAnswer(
             text=text,
             finish_reason=FinishReason.CONTENT_FILTER if refused else finish,
-            model=str(body.get("model") or ""),
+            model=_short(str(body.get("model") or "")),
             tool_calls=calls,
             tokens_in=_count(usage, "prompt_tokens"),
             tokens_in_cached=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
@@ -178,8 +188,8 @@ def read(reply: Reply, endpoint: str) -> ModelAnswer:
             tokens_reasoning=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
             mean_logprob=mean,
             min_logprob=least,
-            provider_request_id=request_id or str(body.get("id") or ""),
-            region=reply.headers.get("x-ms-region", ""),
+            provider_request_id=request_id or _short(str(body.get("id") or "")),
+            region=_short(reply.headers.get("x-ms-region", "")),
             sources=_sources(body),
         )
     except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
@@ -210,28 +220,38 @@ def _text(message: Mapping[str, Any]) -> tuple[str, bool]:
 def _tool_calls(message: Mapping[str, Any]) -> tuple[Mapping[str, object], ...]:
     calls = message.get("tool_calls") or ()
     for call in calls:
-        if not isinstance(call["function"]["name"], str):
+        function = call["function"]
+        if not isinstance(function["name"], str):
             raise ValueError("tool_calls")  # noqa: TRY004 - a wrong answer, not a wrong argument
+        if not isinstance(function.get("arguments"), str | None):  # some servers give the arguments as they are
+            function["arguments"] = orjson.dumps(function["arguments"]).decode()
     return tuple(calls)
 
 
 def _logprobs(found: Mapping[str, Any] | None) -> tuple[float | None, float | None]:
-    """Mean and least token log-probability."""
+    """Mean and least token log-probability; none where a number can't be one."""
     tokens: Sequence[Mapping[str, Any]] = (found or {}).get("content") or ()
     if not tokens:
         return None, None
     values = [float(token["logprob"]) for token in tokens]
+    if not all(isfinite(value) and value <= _ROUNDING for value in values):
+        return None, None
     return sum(values) / len(values), min(values)
 
 
 def _count(usage: Mapping[str, Any] | None, name: str) -> int:
     value = (usage or {}).get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value <= _MOST_TOKENS else 0
 
 
 def _sources(body: Mapping[str, Any]) -> tuple[str, ...]:
     found = body.get("citations")
-    return tuple(str(source) for source in found) if isinstance(found, list) else ()
+    return tuple(_short(str(source)) for source in found[:_MOST_SOURCES]) if isinstance(found, list) else ()
+
+
+def _short(text: str) -> str:
+    """What a provider says beside its answer, as a record holds it: short, and Unicode also where a header is not."""
+    return text[:_LONGEST].encode("utf-8", "replace").decode()
 
 
 def _failure(reply: Reply, body: object, endpoint: str) -> ProviderError:
@@ -257,7 +277,7 @@ def _failure(reply: Reply, body: object, endpoint: str) -> ProviderError:
         failure or class_of(status),
         " ".join([f"{endpoint}: status {reply.status}", *shown]),
         retry_after_s=retry_after(reply.headers),
-        provider_request_id=reply.headers.get("x-request-id", ""),
+        provider_request_id=_short(reply.headers.get("x-request-id", "")),
         status=reply.status,
     )
 
