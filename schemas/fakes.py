@@ -146,6 +146,11 @@ class MemoryState:
         self._set_note(key, owner, note, ttl)
         return ClaimReply(ClaimState.MINE)
 
+    async def touched(self, key: str) -> bool:
+        """See ``StateStore``."""
+        self._ask(key)
+        return any(self._value(key + suffix) is not None for suffix in ("", ANSWER_SUFFIX, NOTE_SUFFIX))
+
     async def annotate(self, key: str, owner: str, note: bytes, ttl: timedelta) -> bool:
         """See ``StateStore``."""
         self._ask(key)

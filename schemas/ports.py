@@ -96,6 +96,10 @@ class StateStore(Protocol):
         """
         ...
 
+    async def touched(self, key: str) -> bool:
+        """Whether a claim left anything: a lease, an answer or a note."""
+        ...
+
     async def annotate(self, key: str, owner: str, note: bytes, ttl: timedelta) -> bool:
         """Replace the note if ``owner`` holds the lease; False if it does not. Atomic."""
         ...
