@@ -1,7 +1,8 @@
 """The one record that ends a request."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -45,6 +46,7 @@ def end_request(
     duplicate_of: str = "",
     receipt: str = "{}",
     registry_number: int = 0,
+    before: Mapping[str, int] = MappingProxyType({}),
 ) -> Emit:
     """The Result of a request, ready to be written in the form in which the request came.
 
@@ -67,9 +69,10 @@ def end_request(
         duplicate_of: Request id whose result stands for this one.
         receipt: For a request that ended at intake; otherwise the assignment's is used.
         registry_number: Snapshot that ruled; of an assignment, the one whose choices are pinned.
+        before: Totals of calls that were made though it came to no step, by field of the result.
     """
     request_id = _request_id(headers)
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = dict(before)
     if assignment is not None:
         receipt = assignment.receipt
         registry_number = registry_number or assignment.registry_chosen
