@@ -66,11 +66,13 @@ class Trick(StrEnum):
     """An answer of 200 kB."""
 
 
-def prompt(who: str, *, slow_ms: int = 0, trick: Trick = Trick.NONE) -> str:
+def prompt(
+    who: str, *, slow_ms: int = 0, trick: Trick = Trick.NONE, question: str = "How many are three and four?"
+) -> str:
     """What a request must say to be met with a trick."""
     slow = f" slow={slow_ms}" if slow_ms else ""
     tricky = "" if trick is Trick.NONE else f" trick={trick}"
-    return f"[{who}{slow}{tricky}] How many are three and four?"
+    return f"[{who}{slow}{tricky}] {question}"
 
 
 @dataclass(frozen=True, slots=True)
