@@ -19,8 +19,8 @@ from schemas.ids import uuid7
 from schemas.ports import StateStore
 from schemas.settings import ClassifierSettings, CodecSettings, Settings
 from streams.effects import Stage
+from streams.ordered_log import KafkaOrderedLog
 from streams.runtime import Platform, find_platform, make_loop
-from streams.snapshot_log import KafkaSnapshotLog
 from streams.telemetry import Telemetry
 from streams.topic_check import require_topics
 from streams.topics import LEARNED, REGISTRY, worker_name
@@ -82,7 +82,7 @@ async def open_snapshots(platform: Platform, *, within: timedelta = FIRST_SNAPSH
         RegistryBehindError: Nothing was published in time.
     """
     topic = platform.names.topic(REGISTRY)
-    async with KafkaSnapshotLog(platform.connection, topic=topic, kind=platform.capabilities.kind) as entries:
+    async with KafkaOrderedLog(platform.connection, topic=topic, kind=platform.capabilities.kind) as entries:
         holder = await SnapshotHolder.open(entries, within=within)
         log.info("snapshot %d (%s) rules", holder.current.number, holder.current.hash[:12])
         async with _background(holder.watch(entries)):
@@ -253,9 +253,9 @@ async def _learn(platform: Platform, codec: Codec, holder: SnapshotHolder, stop:
         ).run(stop)
 
 
-def learned_topic(platform: Platform) -> KafkaSnapshotLog:
+def learned_topic(platform: Platform) -> KafkaOrderedLog:
     """The topic of what was learnt, to be opened."""
-    return KafkaSnapshotLog(platform.connection, topic=platform.names.topic(LEARNED), kind=platform.capabilities.kind)
+    return KafkaOrderedLog(platform.connection, topic=platform.names.topic(LEARNED), kind=platform.capabilities.kind)
 
 
 @asynccontextmanager
