@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import exp, isnan
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -45,7 +46,7 @@ def end_request(
     duplicate_of: str = "",
     receipt: str = "{}",
     registry_number: int = 0,
-    spent: Mapping[str, int] | None = None,
+    before: Mapping[str, int] = MappingProxyType({}),
 ) -> Emit:
     """The Result of a request, ready to be written in the form in which the request came.
 
@@ -68,10 +69,10 @@ def end_request(
         duplicate_of: Request id whose result stands for this one.
         receipt: For a request that ended at intake; otherwise the assignment's is used.
         registry_number: Snapshot that ruled; of an assignment, the one whose choices are pinned.
-        spent: Of a request that ended at intake, what was spent all the same, by the names of the result's fields.
+        before: Totals of calls that were made though it came to no step, by field of the result.
     """
     request_id = _request_id(headers)
-    fields: dict[str, Any] = dict(spent or {})
+    fields: dict[str, Any] = dict(before)
     if assignment is not None:
         receipt = assignment.receipt
         registry_number = registry_number or assignment.registry_chosen

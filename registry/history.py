@@ -6,30 +6,11 @@ finds the same winners, so appending and reading back is a compare-and-set on an
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from registry.envelope import Envelope, open_envelope
 from registry.errors import SnapshotFormatError
 from registry.snapshot import Snapshot
-
-
-class LogRecord(Protocol):
-    """A record of the registry log."""
-
-    @property
-    def position(self) -> int:
-        """Place in the log; rises."""
-        ...
-
-    @property
-    def key(self) -> bytes | None:
-        """``number:hash:attempt``."""
-        ...
-
-    @property
-    def value(self) -> bytes | None:
-        """An envelope."""
-        ...
+from schemas.ports import LogEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +105,7 @@ def record_key(envelope: Envelope, attempt: str) -> bytes:
     return f"{envelope.number}:{envelope.hash}:{attempt}".encode()
 
 
-def fold(records: Iterable[LogRecord], onto: History | None = None) -> History:
+def fold(records: Iterable[LogEntry], onto: History | None = None) -> History:
     """Adds records to a history; the same records give the same history, in one go or in several."""
     history = onto or History()
     published, skipped, position = list(history.published), list(history.skipped), history.position
@@ -142,7 +123,7 @@ def fold(records: Iterable[LogRecord], onto: History | None = None) -> History:
     return History(tuple(published), tuple(skipped), position)
 
 
-def _judge(record: LogRecord, last: int) -> Published | Skipped:
+def _judge(record: LogEntry, last: int) -> Published | Skipped:
     """Judged by the envelope alone: old and new programs must find the same winners."""
     at = record.position
     if record.key is None or record.value is None:

@@ -7,10 +7,10 @@ from typing import Final, NoReturn, Self
 
 from registry.errors import RegistryBehindError, SnapshotFormatError
 from registry.history import History, fold
-from registry.log import SnapshotLog, read_history
+from registry.log import read_history
 from registry.snapshot import Snapshot
 from schemas.errors import DeliveryError
-from schemas.ports import Sleep
+from schemas.ports import OrderedLog, Sleep
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class SnapshotHolder:
         self._swapped = asyncio.Event()
 
     @classmethod
-    async def open(cls, log: SnapshotLog, *, within: timedelta) -> Self:
+    async def open(cls, log: OrderedLog, *, within: timedelta) -> Self:
         """Read the log, and wait until it holds a snapshot that this program understands.
 
         Raises:
@@ -114,7 +114,7 @@ class SnapshotHolder:
             ) from None
         return self._current
 
-    async def watch(self, log: SnapshotLog, *, poll: timedelta = POLL, sleep: Sleep = _sleep) -> NoReturn:
+    async def watch(self, log: OrderedLog, *, poll: timedelta = POLL, sleep: Sleep = _sleep) -> NoReturn:
         """Follow the log for ever; run it as a task and cancel it. A broker that is away is asked again and again.
 
         Args:

@@ -1,93 +1,20 @@
-"""The registry log as a port, with a fake, and what is done to it: publish, roll back.
+"""What is done to the registry log: publish, roll back.
 
-The broker's adapter is in ``streams.snapshot_log``; it moves bytes and knows nothing of what they mean.
+The log is ``schemas.ports.OrderedLog``; the broker's adapter moves bytes and knows nothing of what they mean.
 """
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
-from typing import NamedTuple, Protocol
 
 from registry.envelope import Envelope
 from registry.errors import CatalogueError, RegistryConflictError
-from registry.history import History, LogRecord, fold, record_key
+from registry.history import History, fold, record_key
 from registry.snapshot import Snapshot
 from schemas.catalogue import Catalogue
 from schemas.ids import uuid7
+from schemas.ports import OrderedLog
 
 
-class SnapshotLog(Protocol):
-    """An append-only log in one order for everybody.
-
-    Each method raises ``DeliveryError`` when the broker does not do it.
-    """
-
-    async def append(self, key: bytes, value: bytes) -> int:
-        """Write a record; return its position once it can't be lost."""
-        ...
-
-    async def read(self, position: int = 0, *, through: int = -1) -> Sequence[LogRecord]:
-        """All records from a position to the end as it is now, and to ``through`` at least (it exists already)."""
-        ...
-
-    async def poll(self, position: int, wait: timedelta) -> Sequence[LogRecord]:
-        """Records from a position on, waiting for the first of them; empty when none came."""
-        ...
-
-
-class MemoryRecord(NamedTuple):
-    """A record of the fake."""
-
-    position: int
-    key: bytes | None
-    value: bytes | None
-
-
-class MemoryLog:
-    """A log in memory: the fake of ``SnapshotLog``, for tests and for runs in one process.
-
-    Attributes:
-        records: What is in it; tests may put damaged ones there.
-        failures: Errors to raise, one for each coming call of any method.
-    """
-
-    def __init__(self) -> None:
-        self.records: list[MemoryRecord] = []
-        self.failures: list[Exception] = []
-        self._changed = asyncio.Event()
-
-    async def append(self, key: bytes | None, value: bytes | None) -> int:
-        """See ``SnapshotLog.append``."""
-        await self._step()
-        self.records.append(MemoryRecord(len(self.records), key, value))
-        self._changed.set()
-        self._changed = asyncio.Event()
-        return len(self.records) - 1
-
-    async def read(self, position: int = 0, *, through: int = -1) -> Sequence[MemoryRecord]:
-        """See ``SnapshotLog.read``."""
-        del through
-        await self._step()
-        return self.records[position:]
-
-    async def poll(self, position: int, wait: timedelta) -> Sequence[MemoryRecord]:
-        """See ``SnapshotLog.poll``."""
-        await self._step()
-        if position >= len(self.records):
-            try:
-                await asyncio.wait_for(self._changed.wait(), wait.total_seconds())
-            except TimeoutError:
-                return ()
-        return self.records[position:]
-
-    async def _step(self) -> None:
-        await asyncio.sleep(0)  # a real log gives way to others here, so the fake does too
-        if self.failures:
-            raise self.failures.pop(0)
-
-
-async def read_history(log: SnapshotLog, onto: History | None = None) -> History:
+async def read_history(log: OrderedLog, onto: History | None = None) -> History:
     """What the log holds now.
 
     Raises:
@@ -98,7 +25,7 @@ async def read_history(log: SnapshotLog, onto: History | None = None) -> History
 
 
 async def publish(
-    log: SnapshotLog,
+    log: OrderedLog,
     catalogue: Catalogue,
     *,
     now_ms: int,
@@ -127,7 +54,7 @@ async def publish(
     return await _append(log, history, made.envelope())
 
 
-async def publish_if_changed(log: SnapshotLog, catalogue: Catalogue, *, now_ms: int, author: str) -> Snapshot:
+async def publish_if_changed(log: OrderedLog, catalogue: Catalogue, *, now_ms: int, author: str) -> Snapshot:
     """Publish a catalogue unless it rules already; for starts, which may happen several at a time.
 
     Raises:
@@ -148,7 +75,7 @@ async def publish_if_changed(log: SnapshotLog, catalogue: Catalogue, *, now_ms: 
 
 
 async def rollback(
-    log: SnapshotLog,
+    log: OrderedLog,
     to_number: int,
     *,
     now_ms: int,
@@ -188,7 +115,7 @@ def _as_expected(history: History, expected: int | None) -> History:
     return history
 
 
-async def _append(log: SnapshotLog, history: History, envelope: Envelope) -> Snapshot:
+async def _append(log: OrderedLog, history: History, envelope: Envelope) -> Snapshot:
     key = record_key(envelope, uuid7())
     position = await log.append(key, envelope.to_bytes())
     after = fold(await log.read(history.position, through=position), history)

@@ -15,6 +15,7 @@ from schemas.ports import (
     ClaimReply,
     ClaimState,
     Clock,
+    LogEntry,
     ModelAnswer,
     ModelCall,
 )
@@ -146,6 +147,11 @@ class MemoryState:
         self._set_note(key, owner, note, ttl)
         return ClaimReply(ClaimState.MINE)
 
+    async def touched(self, key: str) -> bool:
+        """See ``StateStore``."""
+        self._ask(key)
+        return any(self._value(key + suffix) is not None for suffix in ("", ANSWER_SUFFIX, NOTE_SUFFIX))
+
     async def annotate(self, key: str, owner: str, note: bytes, ttl: timedelta) -> bool:
         """See ``StateStore``."""
         self._ask(key)
@@ -249,6 +255,54 @@ class ScriptedProvider:
     async def close(self) -> None:
         """See ``Provider``."""
         self.closed = True
+
+
+class MemoryOrderedLog:
+    """An ``OrderedLog`` of one process.
+
+    Attributes:
+        records: What is in it; tests may put damaged ones there.
+        failures: Errors to raise, one for each coming call of any method.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[LogEntry] = []
+        self.failures: list[Exception] = []
+        self._changed = asyncio.Event()
+
+    async def append(self, key: bytes | None, value: bytes | None) -> int:
+        """See ``OrderedLog``."""
+        await self._step()
+        self.records.append(LogEntry(len(self.records), key, value))
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return len(self.records) - 1
+
+    async def read(self, position: int = 0, *, through: int = -1) -> Sequence[LogEntry]:
+        """See ``OrderedLog``."""
+        del through
+        await self._step()
+        return self.records[position:]
+
+    async def last(self, count: int = 1) -> Sequence[LogEntry]:
+        """See ``OrderedLog``."""
+        await self._step()
+        return self.records[-count:]
+
+    async def poll(self, position: int, wait: timedelta) -> Sequence[LogEntry]:
+        """See ``OrderedLog``."""
+        await self._step()
+        if position >= len(self.records):
+            try:
+                await asyncio.wait_for(self._changed.wait(), wait.total_seconds())
+            except TimeoutError:
+                return ()
+        return self.records[position:]
+
+    async def _step(self) -> None:
+        await asyncio.sleep(0)  # a real log gives way to others here, so the fake does too
+        if self.failures:
+            raise self.failures.pop(0)
 
 
 class MemoryBlobs:

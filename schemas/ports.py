@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from schemas.enums import FinishReason
 
@@ -94,6 +94,10 @@ class StateStore(Protocol):
         The note is kept for ``ttl``, unless an earlier owner left one: that is returned and stays until ``annotate``.
         The same owner may claim again; what it noted itself is not returned.
         """
+        ...
+
+    async def touched(self, key: str) -> bool:
+        """Whether a claim left anything: a lease, an answer or a note."""
         ...
 
     async def annotate(self, key: str, owner: str, note: bytes, ttl: timedelta) -> bool:
@@ -184,6 +188,43 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+        ...
+
+
+class LogEntry(NamedTuple):
+    """A record of an ordered log.
+
+    Attributes:
+        position: Its place in the log; rises.
+        key: As written.
+        value: As written; None is a tombstone.
+    """
+
+    position: int
+    key: bytes | None
+    value: bytes | None
+
+
+class OrderedLog(Protocol):
+    """An append-only log of bytes in one order for everybody: the registry's, and that of what was learnt.
+
+    What the bytes mean is its readers' business. Each method raises ``DeliveryError`` when the broker does not do it.
+    """
+
+    async def append(self, key: bytes, value: bytes) -> int:
+        """Write a record; return its position once it can't be lost."""
+        ...
+
+    async def read(self, position: int = 0, *, through: int = -1) -> Sequence[LogEntry]:
+        """All records from a position to the end as it is now, and to ``through`` at least (it exists already)."""
+        ...
+
+    async def last(self, count: int = 1) -> Sequence[LogEntry]:
+        """The last records, at least ``count`` of them where there are so many."""
+        ...
+
+    async def poll(self, position: int, wait: timedelta) -> Sequence[LogEntry]:
+        """Records from a position on, waiting for the first of them; empty when none came."""
         ...
 
 

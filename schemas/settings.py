@@ -193,7 +193,7 @@ class LlmSettings(Section):
     time_limit: Duration = timedelta(seconds=2)
     """For all calls of a batch together; requests of the batch wait for it."""
     max_concurrency: int = Field(default=8, gt=0)
-    """Calls in flight in one classifier."""
+    """Calls in flight in one classifier, those included whose outcome waits for the state store."""
     max_chars: int = Field(default=2_000, ge=200)
     """Characters of a request that are shown to it; of longer ones the middle is left out."""
 
@@ -238,7 +238,7 @@ class WorkerSettings(Section):
     executors: frozenset[str] = frozenset()
     """Python executors (entry points of group ``tierflow.executors``) that may run here."""
     lease: Duration = timedelta(seconds=15)
-    """Lifetime of a claim that is not renewed; renewed each third of it."""
+    """Lifetime of a claim that is not renewed; renewed each third of it. Of the classifier's paid calls, too."""
     journal_ttl: Duration = timedelta(days=8)
     """How long an answer is kept for redelivery."""
     max_retries: int = Field(default=2, ge=0)

@@ -63,7 +63,7 @@ class Point(StrEnum):
 
 
 CALL_POINTS: Final = frozenset({Point.AFTER_CLAIM, Point.DURING_CALL, Point.AFTER_CALL, Point.AFTER_JOURNAL})
-"""Points that only workers pass."""
+"""Points of a paid call: passed by workers, and by a classifier that asks a language model."""
 
 
 class Action(StrEnum):

@@ -126,6 +126,10 @@ class Operations:
             return Answered(reply.value or b"")
         return Theirs(reply.owner.rpartition("/")[0])
 
+    async def touched(self, key: str) -> bool:
+        """Whether anybody has begun it: there is an answer, somebody at work, or a note of somebody who was."""
+        return await self._store.touched(_entry(key))
+
     async def note(self, claim: Claim, note: bytes) -> bool:
         """Replace what the next owner would find.
 

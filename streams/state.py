@@ -73,6 +73,11 @@ class ValkeyState:
             return ClaimReply(found, owner=more[0].decode())
         return ClaimReply(found, more[0] if more else None)
 
+    async def touched(self, key: str) -> bool:
+        """Whether a claim left anything: a lease, an answer or a note."""
+        named = self._prefix + key
+        return bool(await self._link.ask(("EXISTS", named, named + ANSWER_SUFFIX, named + NOTE_SUFFIX)))
+
     async def annotate(self, key: str, owner: str, note: bytes, ttl: timedelta) -> bool:
         """Replace the note if ``owner`` holds the lease."""
         return bool(await self._run(ANNOTATE, (key, key + NOTE_SUFFIX), owner, note, _ms(ttl)))

@@ -9,14 +9,14 @@ from schemas.catalogue import Catalogue
 from schemas.errors import ConfigurationError
 from schemas.settings import Settings, TopicSettings
 from streams.errors import TopicMissingError
+from streams.ordered_log import KafkaOrderedLog
 from streams.runtime import Platform
-from streams.snapshot_log import KafkaSnapshotLog
 from streams.topics import REGISTRY, Topic, table
 
 
-def snapshot_log(platform: Platform) -> KafkaSnapshotLog:
+def snapshot_log(platform: Platform) -> KafkaOrderedLog:
     """The registry topic, to be opened."""
-    return KafkaSnapshotLog(platform.connection, topic=platform.names.topic(REGISTRY), kind=platform.capabilities.kind)
+    return KafkaOrderedLog(platform.connection, topic=platform.names.topic(REGISTRY), kind=platform.capabilities.kind)
 
 
 async def rules_in_force(platform: Platform) -> Snapshot | None:

@@ -19,8 +19,8 @@ from schemas.ids import uuid7
 from schemas.ports import StateStore
 from schemas.settings import ClassifierSettings, CodecSettings, Settings
 from streams.effects import Stage
+from streams.ordered_log import KafkaOrderedLog
 from streams.runtime import Platform, find_platform, make_loop
-from streams.snapshot_log import KafkaSnapshotLog
 from streams.telemetry import Telemetry
 from streams.topic_check import require_topics
 from streams.topics import LEARNED, REGISTRY, worker_name
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from agents.liveness import LiveTiers
     from agents.signals import Signals
     from agents.worker.stage import WorkerStage
+    from streams.operations import Operations
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ async def open_snapshots(
         RegistryBehindError: Nothing was published in time.
     """
     topic = platform.names.topic(REGISTRY)
-    async with KafkaSnapshotLog(platform.connection, topic=topic, kind=platform.capabilities.kind) as entries:
+    async with KafkaOrderedLog(platform.connection, topic=topic, kind=platform.capabilities.kind) as entries:
         holder = await SnapshotHolder.open(entries, within=within)
         log.info("snapshot %d (%s) rules", holder.current.number, holder.current.hash[:12])
         async with _background(holder.watch(entries), stop):
@@ -212,7 +213,7 @@ async def _stage(
         exploration_cap=settings.classifier.exploration_cap_micros,
         judge=_judge_with(trained_judge(settings.classifier, catalogue), learnt),
         experience=(lambda: None) if learnt is None else (lambda: learnt.experience),
-        second=_second(settings, parts),
+        second=_second(settings, store, parts),
         trace=telemetry.root_traceparent if telemetry.enabled else None,
     )
 
@@ -260,9 +261,9 @@ async def _learn(platform: Platform, codec: Codec, holder: SnapshotHolder, stop:
         ).run(stop)
 
 
-def learned_topic(platform: Platform) -> KafkaSnapshotLog:
+def learned_topic(platform: Platform) -> KafkaOrderedLog:
     """The topic of what was learnt, to be opened."""
-    return KafkaSnapshotLog(platform.connection, topic=platform.names.topic(LEARNED), kind=platform.capabilities.kind)
+    return KafkaOrderedLog(platform.connection, topic=platform.names.topic(LEARNED), kind=platform.capabilities.kind)
 
 
 @asynccontextmanager
@@ -289,16 +290,32 @@ def _judge_with(judge: "Judge | None", learnt: "LearnedHolder | None") -> "Judge
     return JudgeWithHeads(judge, lambda: learnt.state)
 
 
-def _second(settings: Settings, parts: AsyncExitStack) -> "SecondOpinion | None":
+def _second(settings: Settings, store: StateStore, parts: AsyncExitStack) -> "SecondOpinion | None":
     """The stage that asks a language model; None where settings name none."""
-    if not settings.classifier.llm.model:
+    llm = settings.classifier.llm
+    if not llm.model:
         return None
     from agents.classifier.llm import LlmStage
+    from agents.classifier.paid import PaidCalls
+    from agents.worker.journal import Journal
     from agents.worker.providers import LocalProviders
 
-    providers = LocalProviders(settings.worker)
+    providers, clock = LocalProviders(settings.worker), SystemClock()
     parts.push_async_callback(providers.close)
-    return LlmStage(settings.classifier.llm, providers.of, SystemClock())
+    operations, owner = _operations(settings, store, "classifier")
+    journal = Journal(operations, clock=clock)
+    calls = PaidCalls(journal, providers.of, clock, owner=owner, max_concurrency=llm.max_concurrency)
+    parts.push_async_callback(calls.close)
+    return LlmStage(llm, calls, clock)
+
+
+def _operations(settings: Settings, store: StateStore, name: str) -> "tuple[Operations, str]":
+    """Claims and journal of paid calls, and who claims: this run of this process."""
+    from streams.operations import Operations
+
+    owner, worker = f"{settings.kafka.client_id}-{name}-{uuid7()}", settings.worker
+    made = Operations(store, owner=owner, lease=worker.lease, ttl=worker.journal_ttl, clock=SystemClock())
+    return made, owner
 
 
 def _signals(live: "LiveTiers") -> "Callable[[], Signals]":
@@ -322,7 +339,6 @@ async def _worker(
     from agents.liveness import keep_marked
     from agents.worker.providers import LocalProviders, unbound
     from agents.worker.stage import WorkerStage
-    from streams.operations import Operations
 
     snapshot = holder.current
     known = [each.id for each in snapshot.catalogue.tiers]
@@ -331,10 +347,7 @@ async def _worker(
     refs = {ref for plan in snapshot.catalogue.plans for step in plan.steps if step.tier == tier for ref in step.models}
     for line in unbound([snapshot.model(ref) for ref in sorted(refs)], settings.worker):
         log.warning("%s", line)
-    owner = f"{settings.kafka.client_id}-{tier}-{uuid7()}"
-    clock = SystemClock()
-    operations = Operations(
-        store, owner=owner, lease=settings.worker.lease, ttl=settings.worker.journal_ttl, clock=clock
-    )
+    operations, owner = _operations(settings, store, tier)
     await parts.enter_async_context(_background(keep_marked(store, tier), stop))
-    return WorkerStage(tier, codec, operations, LocalProviders(settings.worker), holder, settings.worker, clock, owner)
+    providers, clock = LocalProviders(settings.worker), SystemClock()
+    return WorkerStage(tier, codec, operations, providers, holder, settings.worker, clock, owner)

@@ -161,15 +161,17 @@ def _asked(build: _Builder, decision: Decision, common: dict[str, Any]) -> None:
             model=asked["model"],
             provider=asked.get("provider", ""),
             status=call["outcome"],
+            error_code=call.get("failure", ""),
             reason=call["error"],
             operation_key=call["operation_key"],
             attempt=number,
             tokens_in=call["tokens_in"],
             tokens_out=call["tokens_out"],
+            estimated_micros=call.get("estimated_micros", 0),
             billed_micros=call["billed_micros"],
             cpu_us=call["cpu_us"],
             duration_ms=call["duration_ms"],
-            detail=_json({"heard": asked["heard"]}),
+            detail=_json({"heard": asked["heard"], "claim_owner": call.get("claim_owner", "")}),
             **common,
         )
 

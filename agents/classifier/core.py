@@ -323,8 +323,8 @@ def route_of(
 def _lesson(
     experience: Experience, plans: Sequence[PlanView], guess: ClassGuess, judged: Judged | None, context: Context
 ) -> Lesson:
-    domain, heads = (judged.domain, judged.heads) if judged is not None else ("", {})
-    return experience.lesson(plans, guess.task_class, domain, context.tenant, heads)
+    domain, heads, number = ("", {}, 0) if judged is None else (judged.domain, judged.heads, judged.heads_number)
+    return experience.lesson(plans, guess.task_class, domain, context.tenant, heads, number)
 
 
 def _version(guess: ClassGuess, experience: Experience | None) -> str:

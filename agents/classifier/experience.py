@@ -69,7 +69,13 @@ class Experience:
         return self.corrections.get(route, IDENTITY).of(confidence) if self.applied else confidence
 
     def lesson(
-        self, plans: Sequence[PlanView], task_class: TaskClass, domain: str, tenant: str, heads: Mapping[str, float]
+        self,
+        plans: Sequence[PlanView],
+        task_class: TaskClass,
+        domain: str,
+        tenant: str,
+        heads: Mapping[str, float],
+        heads_number: int = 0,
     ) -> "Lesson":
         """What it says of one request.
 
@@ -79,8 +85,9 @@ class Experience:
             domain: Subject area; empty if nobody said.
             tenant: Whose it is.
             heads: P(answer is good) by the promoted heads, by model.
+            heads_number: Which heads; 0 for none.
         """
-        return Lesson(self, task_class, domain, tenant, heads, self.dearest(plans))
+        return Lesson(self, task_class, domain, tenant, heads, heads_number, self.dearest(plans))
 
 
 def _price(call: CallView) -> tuple[int, str]:
@@ -90,7 +97,7 @@ def _price(call: CallView) -> tuple[int, str]:
 class Lesson:
     """What an experience says of one request; made by ``Experience.lesson``."""
 
-    __slots__ = ("_dearest", "_domain", "_experience", "_heads", "_said", "_task_class", "_tenant")
+    __slots__ = ("_dearest", "_domain", "_experience", "_heads", "_number", "_said", "_task_class", "_tenant")
 
     def __init__(
         self,
@@ -99,6 +106,7 @@ class Lesson:
         domain: str,
         tenant: str,
         heads: Mapping[str, float],
+        heads_number: int,
         dearest: str,
     ) -> None:
         self._experience = experience
@@ -106,6 +114,7 @@ class Lesson:
         self._domain = domain
         self._tenant = tenant
         self._heads = heads
+        self._number = heads_number
         self._dearest = dearest
         self._said: dict[str, tuple[float, float]] = {}
 
@@ -132,9 +141,13 @@ class Lesson:
         return said[1] if self._experience.applied else said[0]
 
     def told(self) -> dict[str, object]:
-        """For the record beside a decision: of each model, what was expected before and what is expected now."""
+        """For the record beside a decision: of each model, what was expected before and what is expected now.
+
+        ``heads`` is the number of the heads that had a say in it; 0 for none.
+        """
         return {
             "applied": self._experience.applied,
             "version": self._experience.version,
+            "heads": self._number,
             "good": {ref: [round(base, _DIGITS), round(good, _DIGITS)] for ref, (base, good) in self._said.items()},
         }

@@ -35,6 +35,7 @@ class Judged:
         applied: Whether it decides; else it's only recorded.
         columns: What heads read that are learnt from outcomes, see ``Model.view``.
         heads: P(answer is good) by heads learnt in the flow, by ``id@version``.
+        heads_number: Which candidate these heads were when they were promoted; 0 where none speak.
     """
 
     task_class: TaskClass
@@ -50,6 +51,7 @@ class Judged:
     applied: bool = True
     columns: Sequence[float] = field(default=(), repr=False, compare=False)
     heads: Mapping[str, float] = field(default_factory=dict)
+    heads_number: int = 0
 
     def told(self) -> dict[str, object]:
         """For the record beside a decision."""

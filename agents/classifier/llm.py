@@ -1,33 +1,37 @@
 """The stage that asks a language model, for requests that the trained model is unsure of. Never in the way.
 
 All calls of a batch run at once, within one time limit and a bound on calls in flight. Whatever goes wrong, the request
-goes on with the word it had, and the decision records why and what it cost.
+goes on with the word it had, and the decision records why and what it cost. A request that is delivered again brings
+along what was asked of it before (see ``paid``), and is asked about only if that is nothing.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from agents.classifier.asking import MAX_TOKENS, answer, question
+from agents.classifier.asking import MAX_TOKENS, question
 from agents.classifier.core import ClassGuess, NoRouteError, classify, route_of
 from agents.classifier.features import extract
 from agents.classifier.intake import Arrival
-from agents.classifier.opinion import Call, Heard, Opinion, weighed
+from agents.classifier.opinion import Heard, Opinion, concluded
+from agents.classifier.paid import PaidCalls
 from agents.classifier.prompt import Asked, tokens_of
-from agents.worker.core import bill
+from agents.classifier.sample import Sample
+from agents.worker.core import Choice
 from registry.snapshot import Snapshot
 from schemas.catalogue import Model
-from schemas.enums import Outcome, TaskClass
-from schemas.errors import CatalogueError, FailureClass, ProviderError
+from schemas.enums import Outcome
+from schemas.errors import CatalogueError
 from schemas.headers import Context
 from schemas.ids import derived_id
 from schemas.money import price_of
-from schemas.ports import Clock, ModelCall, Provider
+from schemas.ports import Clock, ModelCall
 from schemas.settings import LlmSettings
+from streams.receiver import Seen
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +42,19 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _SAID_FOR_SURE: Final = frozenset({"hint", "rule"})
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Case:
-    """A request that is asked about."""
+    """A request that is asked about, or was before."""
 
     arrival: Arrival
     asked: Asked
     context: Context
     guess: ClassGuess
-    expected: int
-    """Micro-units that a call is expected to cost."""
-    calls: list[Call]
-    samples: list[TaskClass | None]
-    failure: str = ""
+
+    @property
+    def again(self) -> bool:
+        """Whether its record was delivered before."""
+        return self.arrival.admission.seen is Seen.AGAIN
 
 
 class LlmStage:
@@ -58,15 +62,14 @@ class LlmStage:
 
     Args:
         settings: Which model, below which confidence, and what bounds it.
-        provider: Finds what answers for a model; raises ``ProviderError`` where local settings have nothing.
+        calls: Makes calls, or finds what was made of them before.
         clock: Wall and monotonic clock.
     """
 
-    def __init__(self, settings: LlmSettings, provider: Callable[[Model], Provider], clock: Clock) -> None:
+    def __init__(self, settings: LlmSettings, calls: PaidCalls, clock: Clock) -> None:
         self._settings = settings
-        self._provider = provider
+        self._calls = calls
         self._clock = clock
-        self._free = asyncio.Semaphore(settings.max_concurrency)
         self._rests_until = float("-inf")
 
     async def ask(self, arrivals: Sequence[Arrival], snapshot: Snapshot, now_ms: int) -> None:
@@ -79,25 +82,32 @@ class LlmStage:
             log.exception("asking a language model failed; requests go on without its word")
 
     def _case(self, arrival: Arrival, snapshot: Snapshot) -> _Case | None:
-        """A request that will be decided and whose class is in doubt on its route."""
+        """A request that may be in doubt, or that may have been when its record was delivered before."""
         asked, context = arrival.asked, arrival.context
-        if asked is None or context is None or arrival.error is not None or not arrival.admission.admitted:
+        if asked is None or context is None or not arrival.admission.admitted or asked.request.task_hint is not None:
             return None
+        again = arrival.admission.seen is Seen.AGAIN
         judged = arrival.judged if arrival.judged is not None and arrival.judged.applied else None
         corrects = arrival.experience is not None and arrival.experience.corrections
-        if judged is not None and judged.confidence >= self._settings.below and not corrects:
+        if not again and judged is not None and judged.confidence >= self._settings.below and not corrects:
             return None  # nearly all requests: a look at the text would cost them more than all the rest here
         features = extract(asked.text)
-        if not features.words or arrival.key_owner not in {"", context.request_id}:
+        if not features.words:
             return None
         guess = classify(asked, features, snapshot, arrival.matched, judged)
-        if guess.stage in _SAID_FOR_SURE:
-            return None
         with suppress(NoRouteError):  # another class may have one
             _, guess = route_of(asked, context, guess, snapshot, arrival.experience)
-        if guess.confidence >= self._settings.below:
-            return None
-        return _Case(arrival, asked, context, guess, 0, [], [])
+        case = _Case(arrival, asked, context, guess)
+        return case if again or self._in_doubt(case) else None
+
+    def _in_doubt(self, case: _Case) -> bool:
+        """Whether it will be decided on, and nobody is sure what it is."""
+        return (
+            case.arrival.error is None
+            and case.arrival.key_owner in {"", case.context.request_id}
+            and case.guess.stage not in _SAID_FOR_SURE
+            and case.guess.confidence < self._settings.below
+        )
 
     async def _ask(self, cases: Sequence[_Case], snapshot: Snapshot, now_ms: int) -> None:
         try:
@@ -105,32 +115,61 @@ class LlmStage:
         except CatalogueError as error:
             self._none(cases, self._settings.model, Heard.FAILED, str(error))
             return
+        end = self._clock.monotonic() + self._settings.time_limit.total_seconds()
+        again = [case for case in cases if case.again]
+        await asyncio.gather(*(self._recall(case, model, end) for case in again))
+        cases = [case for case in cases if case.arrival.opinion is None and self._in_doubt(case)]
         if self._clock.monotonic() < self._rests_until:
             self._none(cases, model.ref, Heard.RESTING, "it failed a moment ago")
             return
         open_ = []
         for case in cases:
-            case.expected = self._expected(case, model)
             if reason := self._barred(case, model, snapshot, now_ms):
-                case.arrival.opinion = Opinion(model=model.ref, heard=Heard.BARRED, reason=reason)
+                self._none([case], model.ref, Heard.BARRED, reason)
             else:
                 open_.append(case)
         if not open_:
             return
-        limit = self._settings.time_limit.total_seconds()
-        tasks = [
-            asyncio.create_task(self._sample(case, model, sample, self._clock.monotonic() + limit))
-            for case in open_
+        answered = await asyncio.gather(*(self._sampled(case, model, end) for case in open_))
+        if not any(answered):
+            self._rests_until = self._clock.monotonic() + REST.total_seconds()
+            log.warning("no call of %s was answered: it is left alone for %.0f s", model.ref, REST.total_seconds())
+
+    async def _recall(self, case: _Case, model: Model, end: float) -> None:
+        """Take up what was asked before the record was delivered again; if nothing was, it's as if it were new."""
+        found = await asyncio.gather(*(self._calls.recall(each, end) for each in self._choices(case, model)))
+        if any(each is not None for each in found):
+            case.arrival.opinion = concluded(model, found, case.guess.task_class, case.guess.confidence)
+
+    async def _sampled(self, case: _Case, model: Model, end: float) -> bool:
+        """Ask about one request; whether any call was answered."""
+        found = await asyncio.gather(*(self._calls.make(each, end) for each in self._choices(case, model)))
+        case.arrival.opinion = concluded(model, found, case.guess.task_class, case.guess.confidence)
+        return any(isinstance(each, Sample) and each.attempt.outcome is Outcome.OK for each in found)
+
+    def _choices(self, case: _Case, model: Model) -> list[Choice]:
+        """The calls of all samples; the same again for the same request."""
+        request_id, cost = case.context.request_id, self._expected(case, model)
+        return [
+            Choice(
+                index=0,
+                model=model,
+                call=ModelCall(
+                    model=model.name,
+                    messages=question(case.asked.text, request_id, sample, self._settings.max_chars),
+                    timeout=self._settings.time_limit,
+                    operation_key=derived_id("classification", request_id, model.ref, str(sample)),
+                    max_tokens=min(MAX_TOKENS, model.max_output_tokens),
+                    temperature=0.0,
+                    extra={name: value for name, value in model.defaults.items() if name not in _OURS},
+                ),
+                cost_micros=cost,
+            )
             for sample in range(self._settings.samples)
         ]
-        await asyncio.gather(*tasks)
-        for case in open_:
-            case.arrival.opinion = self._opinion(case, model)
-        if not any(call.outcome is Outcome.OK for case in open_ for call in case.calls):
-            self._rests_until = self._clock.monotonic() + REST.total_seconds()
-            log.warning("%s answered nothing and is left alone for %.0f s", model.ref, REST.total_seconds())
 
     def _expected(self, case: _Case, model: Model) -> int:
+        """Micro-units that a call is expected to cost, and that are counted where nobody knows how it ended."""
         messages = question(case.asked.text, case.context.request_id, 0, self._settings.max_chars)
         tokens = sum(tokens_of(str(message.content)) for message in messages)
         price = model.price
@@ -143,88 +182,13 @@ class LlmStage:
         tenant = snapshot.tenant(case.context.tenant)
         if tenant is None:
             return "its tenant is not known"
-        cost = case.expected * self._settings.samples
+        cost = self._expected(case, model) * self._settings.samples
         limits = [each for each in (case.asked.request.cost_limit_micros, tenant.max_cost_micros) if each is not None]
         if limits and cost > min(limits):
             return f"asking costs about {cost} micro-units, {min(limits)} are allowed"
         if case.context.deadline_ms - now_ms <= 2 * (self._settings.time_limit // _MILLISECOND):
             return "too little time is left"
         return ""
-
-    async def _sample(self, case: _Case, model: Model, sample: int, end: float) -> None:
-        try:
-            async with asyncio.timeout(end - self._clock.monotonic()):
-                await self._free.acquire()
-        except TimeoutError:
-            case.failure = case.failure or Heard.BUSY.value
-            return
-        try:
-            left = end - self._clock.monotonic()
-            if left > 0:
-                await self._call(case, model, sample, timedelta(seconds=left))
-            else:
-                case.failure = case.failure or Heard.BUSY.value
-        finally:
-            self._free.release()
-
-    async def _call(self, case: _Case, model: Model, sample: int, within: timedelta) -> None:
-        request_id = case.context.request_id
-        call = ModelCall(
-            model=model.name,
-            messages=question(case.asked.text, request_id, sample, self._settings.max_chars),
-            timeout=within,
-            operation_key=derived_id("classification", request_id, model.ref, str(sample)),
-            max_tokens=min(MAX_TOKENS, model.max_output_tokens),
-            temperature=0.0,
-            extra={name: value for name, value in model.defaults.items() if name not in _OURS},
-        )
-        began_ms, began = self._clock.now_ms(), self._clock.monotonic()
-        outcome, error, micros, found = Outcome.OK, "", 0, None
-        try:
-            async with asyncio.timeout(within.total_seconds()):
-                found = await self._provider(model).complete(call)
-            micros = bill(found, model.price, case.expected)
-            case.samples.append(answer(found.text))
-        except TimeoutError:
-            outcome, error, micros = Outcome.TIMEOUT, "no answer in time", case.expected
-        except ProviderError as failure:
-            late = failure.failure is FailureClass.TIMEOUT
-            outcome, error = Outcome.TIMEOUT if late else Outcome.FAILED, str(failure)
-            micros = case.expected if late else 0
-        except Exception as failure:
-            log.exception("provider of %s raised what it should not", model.ref)
-            outcome, error = Outcome.FAILED, type(failure).__name__
-        if outcome is not Outcome.OK:
-            case.failure = (Heard.LATE if outcome is Outcome.TIMEOUT else Heard.FAILED).value
-        case.calls.append(
-            Call(
-                outcome=outcome,
-                operation_key=call.operation_key,
-                started_at_ms=began_ms,
-                duration_ms=round((self._clock.monotonic() - began) * 1000),
-                tokens_in=0 if found is None else found.tokens_in,
-                tokens_out=0 if found is None else found.tokens_out,
-                billed_micros=micros,
-                cpu_us=0 if found is None else found.cpu_us,
-                error=error,
-            )
-        )
-
-    def _opinion(self, case: _Case, model: Model) -> Opinion:
-        heard, task_class, confidence = Heard.FAILED, None, 0.0
-        if case.failure:
-            heard = Heard(case.failure)
-        else:
-            heard, task_class, confidence = weighed(case.samples, case.guess.task_class, case.guess.confidence)
-        return Opinion(
-            model=model.ref,
-            provider=model.endpoint,
-            heard=heard,
-            task_class=task_class,
-            confidence=confidence,
-            calls=tuple(case.calls),
-            reason=next((call.error for call in case.calls if call.error), ""),
-        )
 
     @staticmethod
     def _none(cases: Sequence[_Case], model: str, heard: Heard, reason: str) -> None:

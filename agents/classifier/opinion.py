@@ -9,14 +9,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import structs
 
 from agents.classifier.cues import CLASSES
 from agents.classifier.judged import LLM, Judged
+from agents.classifier.sample import Sample
+from schemas.catalogue import Model
 from schemas.enums import Outcome, TaskClass
-from schemas.flow import Assignment
+from schemas.flow import Assignment, Attempt
 
 RELIABLE: Final = 0.8
 """Share of classes that are right where the samples of a language model agree. Set by hand, on the careful side."""
@@ -42,32 +44,32 @@ class Heard(StrEnum):
     """The model failed a moment ago, and is left alone for a while."""
     BARRED = "barred"
     """Policies, the data class, a limit on cost or the deadline forbid it."""
+    UNCLAIMED = "unclaimed"
+    """The state store did not answer: a call that can't be booked is not made."""
+    UNKNOWN = "unknown"
+    """A classifier died, or is at work, while it asked; nobody is asked again."""
 
 
-class Call(NamedTuple):
-    """One call, as the request's story tells it.
-
-    Attributes:
-        outcome: How it ended.
-        operation_key: Names it.
-        started_at_ms: Unix milliseconds.
-        duration_ms: Milliseconds.
-        tokens_in: Prompt tokens.
-        tokens_out: Answer tokens.
-        billed_micros: What it cost; what was expected of it where it timed out.
-        cpu_us: CPU microseconds of a local model.
-        error: What went wrong, without content.
-    """
-
-    outcome: Outcome
-    operation_key: str
-    started_at_ms: int
-    duration_ms: int
-    tokens_in: int = 0
-    tokens_out: int = 0
-    billed_micros: int = 0
-    cpu_us: int = 0
-    error: str = ""
+_TOLD: Final = (
+    "outcome",
+    "operation_key",
+    "claim_owner",
+    "started_at_ms",
+    "duration_ms",
+    "tokens_in",
+    "tokens_out",
+    "estimated_micros",
+    "billed_micros",
+    "cpu_us",
+    "failure",
+    "error",
+)
+"""Of a call, beside a decision: decisions travel with each step."""
+_WITHOUT: Final = {
+    Heard.BUSY: "too many calls were in flight",
+    Heard.UNCLAIMED: "the state store did not answer in time",
+}
+"""Why a call was not made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,7 @@ class Opinion:
         heard: What came of it.
         task_class: What it took the request for, if the samples agree.
         confidence: In that, or in what the trained model said where that weighs more.
-        calls: All calls that were made.
+        calls: All calls that were made, or may have been.
         reason: Why nothing came of it, for people.
     """
 
@@ -89,24 +91,13 @@ class Opinion:
     heard: Heard
     task_class: TaskClass | None = None
     confidence: float = 0.0
-    calls: tuple[Call, ...] = ()
+    calls: tuple[Attempt, ...] = ()
     reason: str = ""
 
     @property
     def micros(self) -> int:
         """What asking cost."""
         return sum(call.billed_micros for call in self.calls)
-
-    @property
-    def spent(self) -> dict[str, int]:
-        """What all calls add up to, by the names of a result's fields."""
-        return {
-            "attempts": len(self.calls),
-            "tokens_in": sum(call.tokens_in for call in self.calls),
-            "tokens_out": sum(call.tokens_out for call in self.calls),
-            "cost_micros": self.micros,
-            "cpu_us": sum(call.cpu_us for call in self.calls),
-        }
 
     def over(self, judged: Judged | None) -> Judged | None:
         """The trained model's word with this one's class; unchanged where there is none."""
@@ -133,7 +124,7 @@ class Opinion:
             said["reason"] = self.reason
         if self.calls:
             said["provider"] = self.provider
-            said["calls"] = [call._asdict() for call in self.calls]
+            said["calls"] = [{name: getattr(call, name) for name in _TOLD} for call in self.calls]
         return said
 
 
@@ -165,15 +156,62 @@ def weighed(
     return Heard.AGREED, best, min(odds[best] / (sum(odds.values()) + rest), MOST)
 
 
+_HEARD: Final = {Outcome.TIMEOUT: Heard.LATE, Outcome.UNKNOWN: Heard.UNKNOWN}
+"""What was heard of a call that brought no answer; ``FAILED`` where it isn't here."""
+
+
+def concluded(model: Model, found: Sequence[Sample | Heard | None], guess: TaskClass, confidence: float) -> Opinion:
+    """The opinion that samples amount to.
+
+    Args:
+        model: Who was asked.
+        found: Each sample, or why it was not asked for; None for one that was not asked for before a crash.
+        guess: What was thought before.
+        confidence: In that.
+    """
+    samples = [each for each in found if isinstance(each, Sample)]
+    calls = tuple(each.attempt for each in samples)
+    bad = next((call for call in calls if call.outcome is not Outcome.OK), None)
+    task_class, said, reason = None, 0.0, ""
+    if bad is not None:
+        heard, reason = _HEARD.get(bad.outcome, Heard.FAILED), bad.error or "how a call ended is not known"
+    elif len(samples) < len(found):
+        heard = next((each for each in found if isinstance(each, Heard)), Heard.UNKNOWN)
+        reason = _WITHOUT.get(heard, "not all samples were asked for before a crash")
+    else:
+        heard, task_class, said = weighed([each.said for each in samples], guess, confidence)
+    return Opinion(
+        model=model.ref,
+        provider=calls[0].provider if calls else model.endpoint,
+        heard=heard,
+        task_class=task_class,
+        confidence=said,
+        calls=calls,
+        reason=reason,
+    )
+
+
+def totals(opinion: Opinion) -> dict[str, int]:
+    """What asking took, by field of a result."""
+    calls = opinion.calls
+    return {
+        "attempts": len(calls),
+        "tokens_in": sum(call.tokens_in for call in calls),
+        "tokens_out": sum(call.tokens_out for call in calls),
+        "cost_micros": opinion.micros,
+        "cpu_us": sum(call.cpu_us for call in calls),
+    }
+
+
 def charged(assignment: Assignment, opinion: Opinion) -> Assignment:
     """A first step with what asking cost: it counts like the calls of a step, and against the request's allowance."""
-    left = assignment.cost_left_micros
+    left, took = assignment.cost_left_micros, totals(opinion)
     return structs.replace(
         assignment,
-        spent_micros=assignment.spent_micros + opinion.micros,
-        spent_cpu_us=assignment.spent_cpu_us + sum(call.cpu_us for call in opinion.calls),
-        spent_tokens_in=assignment.spent_tokens_in + sum(call.tokens_in for call in opinion.calls),
-        spent_tokens_out=assignment.spent_tokens_out + sum(call.tokens_out for call in opinion.calls),
-        attempts=assignment.attempts + len(opinion.calls),
+        spent_micros=assignment.spent_micros + took["cost_micros"],
+        spent_cpu_us=assignment.spent_cpu_us + took["cpu_us"],
+        spent_tokens_in=assignment.spent_tokens_in + took["tokens_in"],
+        spent_tokens_out=assignment.spent_tokens_out + took["tokens_out"],
+        attempts=assignment.attempts + took["attempts"],
         cost_left_micros=None if left is None else max(0, left - opinion.micros),
     )

@@ -9,11 +9,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from agents.classifier.core import Choice, NoRouteError, decide
-from agents.classifier.duplicates import call_events, duplicate_event
 from agents.classifier.experience import Experience
 from agents.classifier.intake import Arrival, SecondOpinion, read_arrival, record_id, scope_key
 from agents.classifier.judge import Judge
-from agents.classifier.opinion import charged
+from agents.classifier.opinion import charged, totals
+from agents.classifier.telling import Teller
 from agents.plan import make_slip
 from agents.results import end_request, receipt_json
 from agents.signals import NO_SIGNALS, Signals
@@ -81,6 +81,7 @@ class ClassifierStage:
         self._experience = experience
         self._second = second
         self._trace = trace
+        self._tell = Teller(names, codec)
         self._slips: dict[tuple[int, str, str, int, tuple[tuple[str, ...], ...]], tuple[Slip, bytes]] = {}
 
     @property
@@ -162,7 +163,7 @@ class ClassifierStage:
         if context is None or isinstance(error, UndecodableError):
             return Effects(dead_letters=(_dead_letter(error),))
         if not arrival.admission.admitted:
-            return Effects(outputs=(duplicate_event(record, arrival, context, view, self._names, self._codec),))
+            return Effects(outputs=(self._tell.duplicate(record, arrival, context, view),))
         if error is not None:
             return self._end(record, arrival, context, view, Status.REFUSED, error.code, str(error))
         if arrival.key_owner not in {"", context.request_id}:
@@ -259,7 +260,10 @@ class ClassifierStage:
         *,
         duplicate_of: str = "",
     ) -> Effects:
-        opinion = arrival.opinion if arrival.opinion is not None and arrival.opinion.calls else None
+        opinion = arrival.opinion
+        called: tuple[Emit, ...] = ()
+        if opinion is not None and opinion.calls:
+            called = self._tell.calls(record, opinion, context, view)
         emit = end_request(
             headers=context.headers(),
             key=_key(record, context.request_id),
@@ -276,11 +280,9 @@ class ClassifierStage:
             duplicate_of=duplicate_of,
             receipt=_receipt(arrival, view.rules),
             registry_number=view.rules.number,
-            spent=None if opinion is None else opinion.spent,
+            before=totals(opinion) if opinion is not None and called else {},
         )
-        if opinion is None:
-            return Effects(outputs=(emit,))
-        return Effects(outputs=(emit, *call_events(record, opinion, context, view, self._names, self._codec)))
+        return Effects(outputs=(*called, emit))
 
     def fail(self, record: InRecord, view: View[Snapshot], error: TierflowError) -> Effects:
         """A dead letter, and a ``failed`` result if the record was accepted. Never raises."""

@@ -198,6 +198,29 @@ def _plan_view(
     return PlanView(plan=plan, steps=steps, usual=_usual(plan, steps))
 
 
+def stages_from(plan: Plan, snapshot: Snapshot, task_class: TaskClass, first: str) -> tuple[tuple[CallView, bool], ...]:
+    """The models that a cascade comes to when it begins with one: of each step, and whether its answers are checked.
+
+    What keeps a later step from a request (rights, data class, size) is not looked at.
+
+    Args:
+        plan: The cascade.
+        snapshot: Has it.
+        task_class: Of the request.
+        first: ``id@version`` of the model that it begins with; nothing is found if no step has it.
+    """
+    refs = [[snapshot.model(name).ref for name in step.models] for step in plan.steps]
+    start = next((index for index, names in enumerate(refs) if first in names), len(refs))
+    return tuple(
+        (
+            _call_view(snapshot.model(first if index == start else step.models[0]), step, snapshot, None, task_class),
+            step.accept.min_logprob is not None or step.accept.min_agreement is not None,
+        )
+        for index, step in enumerate(plan.steps)
+        if index >= start
+    )
+
+
 def _usual(plan: Plan, steps: tuple[StepView, ...]) -> Usual | None:
     allowed = [[call for call in step.calls if call.exclusion is None] for step in steps]
     start = next((index for index, calls in enumerate(allowed) if calls), len(steps))

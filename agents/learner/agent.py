@@ -17,11 +17,11 @@ from agents.classifier.learning.learner import Learner, Mode
 from agents.classifier.learning.packing import pack, unpack
 from agents.classifier.learning.state import COMPARISONS, State
 from agents.learner.core import Study, View
-from agents.learner.published import LAST, LearnedLog, newest
+from agents.learner.published import LAST, newest
 from registry.snapshot import Snapshot
 from schemas.codec import Codec
 from schemas.errors import BrokerUnavailableError, DeliveryError, OutputRefusedError, UndecodableError
-from schemas.ports import Clock
+from schemas.ports import Clock, OrderedLog
 from streams.log_reader import LogReader, open_log
 from streams.records import TP
 from streams.runtime import Platform
@@ -56,7 +56,7 @@ class LearnerAgent:
         codec: Codec,
         *,
         rules: Callable[[], Snapshot],
-        topic: LearnedLog,
+        topic: OrderedLog,
         view: View | None,
         weights: str,
         clock: Clock,

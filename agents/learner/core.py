@@ -16,6 +16,7 @@ from agents.classifier.judged import MODEL, Judged
 from agents.classifier.learning.joiner import Joiner
 from agents.classifier.learning.learner import Learner
 from agents.classifier.learning.outcomes import GUARDRAIL, Decided, Outcome, decided_of, goodness
+from agents.classifier.learning.plans import models_of, with_options
 from agents.classifier.learning.verdicts import ratio_of
 from agents.classifier.prompt import Asked, look_through
 from registry.snapshot import Snapshot
@@ -124,6 +125,7 @@ class Study:
             verdicts = [Verdict.model_validate(each) for each in orjson.loads(assignment.verdicts)]
             self._check(request_id, verdicts, answered=True, fresh=fresh)
             self._note(self.joiner.end(request_id, first=False, fresh=fresh))
+            self._note(self.joiner.whole(request_id))
 
     def _decided(self, record: InRecord, assignment: Assignment, fresh: bool) -> None:
         decision = self._codec.decode(Decision, assignment.decision)
@@ -136,6 +138,7 @@ class Study:
             return
         self._keep(assignment)
         self._note(self.joiner.decide(found, fresh=fresh))
+        self._note(self.joiner.whole(decision.request_id))
         if fresh:
             self._name(decision.request_id)
 
@@ -145,7 +148,9 @@ class Study:
         if result.steps == 1:
             answered = result.status is Status.ANSWERED
             self._check(result.request_id, result.verdicts, answered=answered, fresh=fresh)
-        self._note(self.joiner.end(result.request_id, first=result.steps == 1, fresh=fresh))
+        micros = result.cost_micros
+        self._note(self.joiner.end(result.request_id, first=result.steps == 1, micros=micros, fresh=fresh))
+        self._note(self.joiner.whole(result.request_id))
 
     def _check(self, request_id: str, verdicts: Sequence[Verdict], *, answered: bool, fresh: bool) -> None:
         ratio = ratio_of(verdicts, answered=answered)
@@ -164,6 +169,7 @@ class Study:
         good = goodness(feedback)
         if good is not None:
             self._note(self.joiner.tell(request_id, good, feedback.kind, fresh=fresh))
+            self._note(self.joiner.whole(request_id))
 
     # -- what is learnt ------------------------------------------------------------------------------------------------
 
@@ -182,25 +188,30 @@ class Study:
     def _learn(self) -> None:
         pending, self._pending = self._pending, []
         rated = [each for each in pending if each.kind != GUARDRAIL]
-        columns = self._columns([each.decided.request_id for each in rated])
+        features, snapshot = self._features([each.decided.request_id for each in rated]), self._rules()
         for outcome in pending:
-            if row := columns.get(outcome.decided.request_id):
-                outcome = replace(outcome, decided=replace(outcome.decided, columns=row))  # noqa: PLW2901 - the same one
+            if found := features.get(outcome.decided.request_id):
+                asked, row = found
+                decided = with_options(replace(outcome.decided, columns=row), asked, snapshot)
+                outcome = replace(outcome, decided=decided)  # noqa: PLW2901 - the same one
             self.learner.learn(outcome)
             self.changed |= outcome.counted
         said, self._said = self._said, []
         self._calibrate(said)
 
-    def _columns(self, request_ids: Sequence[str]) -> dict[str, tuple[float, ...]]:
-        """Features of requests, made anew from their text; those whose text is not kept any more are missing."""
+    def _features(self, request_ids: Sequence[str]) -> dict[str, tuple[Asked, tuple[float, ...]]]:
+        """Requests and their features, made anew from their text; those whose text is not kept any more are missing."""
         known = [(each, self._kept[each]) for each in request_ids if each in self._kept]
         if not known or self._view is None:
             return {}
-        texts = [look_through(self._codec.decode(Request, *kept)).text for _, kept in known]
-        found: dict[str, tuple[float, ...]] = {}
-        for (request_id, _), judged in zip(known, self._view(texts), strict=True):
-            if judged is not None:
-                found[request_id] = tuple(map(float, judged.columns))
+        requests = [look_through(self._codec.decode(Request, *kept)) for _, kept in known]
+        found: dict[str, tuple[Asked, tuple[float, ...]]] = {}
+        for (request_id, _), asked, judged in zip(
+            known, requests, self._view([each.text for each in requests]), strict=True
+        ):
+            row = () if judged is None else tuple(map(float, judged.columns))  # an array, where it comes from weights
+            if row:
+                found[request_id] = asked, row
         return found
 
     def _calibrate(self, said: Sequence[_Said]) -> None:
@@ -242,7 +253,7 @@ def decided(decision: Decision, tenant: str, snapshot: Snapshot) -> Decided | No
     judged = signals.get("judged") or {}
     learnt = judged.get("good", {}) if judged.get("applied") else {}
     bases: dict[str, float] = {}
-    for ref in set(decision.candidate_model):
+    for ref in set(decision.candidate_model) | models_of(decision.candidate_plan, snapshot):
         base = learnt.get(ref)
         if base is None:
             base = _expected(snapshot, ref, decision.task_class, decision.class_confidence)

@@ -6,15 +6,15 @@ holds.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 from agents.classifier.experience import Experience
 from agents.classifier.learning.state import State, read_state
 from schemas.errors import DeliveryError, UndecodableError
-from schemas.ports import Sleep
+from schemas.ports import LogEntry, OrderedLog, Sleep
 
 log = logging.getLogger(__name__)
 
@@ -26,42 +26,7 @@ LAST: Final = 32
 """Records looked at from the end for the newest state of one's own catalogue: others may share the topic."""
 
 
-class Entry(Protocol):
-    """A record of the topic."""
-
-    @property
-    def position(self) -> int:
-        """Its offset."""
-        ...
-
-    @property
-    def key(self) -> bytes | None:
-        """Name of a catalogue."""
-        ...
-
-    @property
-    def value(self) -> bytes | None:
-        """A state."""
-        ...
-
-
-class LearnedLog(Protocol):
-    """The topic; each method raises ``DeliveryError`` when the broker does not do it."""
-
-    async def append(self, key: bytes, value: bytes) -> int:
-        """Write a state."""
-        ...
-
-    async def last(self, count: int = 1) -> Sequence[Entry]:
-        """The last records."""
-        ...
-
-    async def poll(self, position: int, wait: timedelta) -> Sequence[Entry]:
-        """Records from a position on, waiting for the first."""
-        ...
-
-
-def newest(entries: Iterable[Entry], catalogue: str) -> State | None:
+def newest(entries: Iterable[LogEntry], catalogue: str) -> State | None:
     """The last state of a catalogue that can be read; damaged ones and those of a newer format are passed over."""
     found = None
     for entry in entries:
@@ -100,7 +65,7 @@ class LearnedHolder:
         )
         self.state = state
 
-    async def watch(self, topic: LearnedLog) -> NoReturn:
+    async def watch(self, topic: OrderedLog) -> NoReturn:
         """Follow the topic for ever.
 
         Raises:
@@ -120,7 +85,7 @@ class LearnedHolder:
 
 async def follow(
     holder: LearnedHolder,
-    open_topic: Callable[[], AbstractAsyncContextManager[LearnedLog]],
+    open_topic: Callable[[], AbstractAsyncContextManager[OrderedLog]],
     *,
     sleep: Sleep | None = None,
 ) -> NoReturn:

@@ -85,6 +85,14 @@ class Journal:
                     finally:
                         await self._abandon(claim)
 
+    async def touched(self, key: str) -> bool:
+        """Whether anybody has begun the work of this key.
+
+        Raises:
+            StateStoreError: The store does not say.
+        """
+        return await self._operations.touched(key)
+
     async def note(self, claim: Claim, note: bytes) -> None:
         """Tell the next owner before going on. Waits for a state store that is away.
 

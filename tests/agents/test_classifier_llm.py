@@ -18,7 +18,9 @@ from agents.classifier.cues import CLASSES
 from agents.classifier.judged import Judged
 from agents.classifier.llm import REST, LlmStage
 from agents.classifier.opinion import MOST, RELIABLE, Heard, weighed
+from agents.classifier.paid import PaidCalls
 from agents.classifier.stage import ClassifierStage
+from agents.worker.journal import Journal
 from registry.snapshot import Snapshot
 from schemas.catalogue import Route, Tenant
 from schemas.edges import Result
@@ -27,9 +29,10 @@ from schemas.errors import FailureClass, ProviderError
 from schemas.fakes import FakeClock, MemoryState, ScriptedProvider
 from schemas.flow import Assignment, Decision, ProvenanceEvent
 from schemas.headers import Name
-from schemas.ports import ModelAnswer, ModelCall, Provider
+from schemas.ports import Clock, ModelAnswer, ModelCall, Provider, StateStore
 from schemas.settings import LlmSettings
 from streams.effects import Emit
+from streams.operations import Operations
 from streams.receiver import Receiver
 from streams.records import InRecord
 from streams.topics import Names
@@ -87,13 +90,32 @@ def stage(
     settings: LlmSettings = SETTINGS,
     *,
     confidence: float = 0.5,
-    clock: FakeClock | None = None,
+    clock: Clock | None = None,
+    state: StateStore | None = None,
+    paid_state: StateStore | None = None,
+    owner: str = "first",
 ) -> ClassifierStage:
+    """A classifier; those of one ``state`` are processes of one installation.
+
+    Args:
+        paid_state: Where paid calls are claimed, if not in ``state``.
+    """
+    clock, state = clock or FakeClock(NOW_MS), state or MemoryState()
+    operations = Operations(
+        paid_state or state, owner=owner, lease=timedelta(seconds=15), ttl=timedelta(days=1), clock=clock
+    )
+    calls = PaidCalls(
+        Journal(operations, clock=clock),
+        lambda _: provider,
+        clock,
+        owner=owner,
+        max_concurrency=settings.max_concurrency,
+    )
     return ClassifierStage(
         codec=CODEC,
-        receiver=Receiver(MemoryState(), timedelta(days=1)),
+        receiver=Receiver(state, timedelta(days=1)),
         judge=Doubtful(confidence),
-        second=LlmStage(settings, lambda _: provider, clock or FakeClock(NOW_MS)),
+        second=LlmStage(settings, calls, clock),
     )
 
 

@@ -209,6 +209,7 @@ def test_heads_speak_where_they_read_the_same_columns():
     assert of_good is not None
     assert of_bad is not None
     assert of_good.heads["small@1"] > of_bad.heads["small@1"] + 0.2
+    assert of_good.heads_number == of_bad.heads_number == 1
     for state in (lambda: None, lambda: heads("others")):
         assert not JudgeWithHeads(judge, state)(texts)[0].heads  # type: ignore[union-attr]
 

@@ -1,30 +1,22 @@
 """Following what was learnt: the newest state of one's own catalogue, and never a failure."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from agents.classifier.learning.calibration import Calibration
 from agents.classifier.learning.state import State
 from agents.learner.published import BACK_OFF, LearnedHolder, follow, newest
-from registry.log import MemoryLog, MemoryRecord
 from schemas.errors import BrokerUnavailableError
+from schemas.fakes import MemoryOrderedLog
 
 
 def state(number: int, catalogue: str = "mine") -> State:
     return State(number=number, catalogue=catalogue, weights="m")
 
 
-class Topic(MemoryLog):
-    """The topic in memory."""
-
-    async def last(self, count: int = 1) -> Sequence[MemoryRecord]:
-        await self._step()
-        return self.records[-count:]
-
-
-async def publish(topic: Topic, made: State) -> None:
+async def publish(topic: MemoryOrderedLog, made: State) -> None:
     await topic.append(made.catalogue.encode(), made.to_bytes())
 
 
@@ -35,7 +27,7 @@ async def until(condition) -> None:
 
 
 async def test_the_newest_of_ones_own_catalogue_counts():
-    topic = Topic()
+    topic = MemoryOrderedLog()
     await publish(topic, state(1))
     await publish(topic, state(9, "others"))
     await topic.append(b"mine", b"damaged")
@@ -47,11 +39,11 @@ async def test_the_newest_of_ones_own_catalogue_counts():
 
 
 async def test_a_holder_follows_and_no_failure_ends_it():
-    topic, pauses = Topic(), []
+    topic, pauses = MemoryOrderedLog(), []
     opened = 0
 
     @asynccontextmanager
-    async def open_topic() -> AsyncIterator[Topic]:
+    async def open_topic() -> AsyncIterator[MemoryOrderedLog]:
         nonlocal opened
         opened += 1
         if opened == 1:

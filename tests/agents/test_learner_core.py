@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -43,7 +44,12 @@ def study(**more: Any) -> Study:
 def judge(texts: Sequence[str]) -> Sequence[Judged | None]:
     return [
         Judged(
-            task_class=TaskClass.QA, confidence=0.8, drift=0.0, version="m", domain="birds", columns=(float(len(text)),)
+            task_class=TaskClass.QA,
+            confidence=0.8,
+            drift=0.0,
+            version="m",
+            domain="birds",
+            columns=np.array([len(text), 0.0]),  # type: ignore[arg-type] # what weights give in its place
         )
         for text in texts
     ]
@@ -164,7 +170,7 @@ def test_features_come_from_the_requests_own_words_and_stay_here():
     found = study(view=judge)
     found.take([decided("r-1"), ended("r-1"), rated("r-1", 1.0)])
     (kept,) = found.learner._outcomes.values()
-    assert kept.decided.columns == (float(len("Name three birds, r-1.")),)
+    assert kept.decided.columns == (float(len("Name three birds, r-1.")), 0.0)
     small = study(view=judge, memory=0)
     small.take([decided("r-1"), ended("r-1"), rated("r-1", 1.0)])
     assert seen(small) == 1, "counted, though its words are not kept"

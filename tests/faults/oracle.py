@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import asdict
 
+from agents.audit.core import CLASSIFICATION
 from agents.audit.story import gaps, tell
 from schemas.codec import Codec
 from schemas.delivery import DeliveryMode
@@ -105,8 +106,8 @@ class Evidence:
         tailed: What a reader saw while faults happened.
         ends: Ends of all partitions; empty where the broker knows no transactions.
         calls: What the provider counted.
-        crashes: How often a worker was hurt with calls in flight.
-        in_flight: Calls in flight in one worker at most.
+        crashes: How often a worker, or a classifier that asks a model, was hurt with calls in flight.
+        in_flight: Calls in flight in one of them at most.
         lost_state: Whether the state store forgot: then records give a lower bound of calls only.
         went_back: Committed offsets that were seen to decrease.
         resources: What each running agent holds, beside one of its kind at rest; empty where nobody looked.
@@ -289,6 +290,10 @@ def _calls(evidence: Evidence, seen: Sorted) -> Iterator[str]:
                 perhaps[completion.request_id] += 1
             elif attempt.outcome is not Outcome.CACHED:
                 known[completion.request_id] += 1
+    for event in classifying(seen):
+        unknown += event.status == Outcome.UNKNOWN
+        unsure = event.status == Outcome.UNKNOWN or event.error_code in {FailureClass.CONNECTION, FailureClass.TIMEOUT}
+        (perhaps if unsure else known)[event.request_id] += 1
     for request_id in sorted({sent.request_id for sent in evidence.sent}):
         least, most = known[request_id], known[request_id] + perhaps[request_id]
         if made[request_id] < least or (made[request_id] > most and not evidence.lost_state):
@@ -296,6 +301,12 @@ def _calls(evidence: Evidence, seen: Sorted) -> Iterator[str]:
     bound = evidence.crashes * evidence.in_flight
     if unknown > bound:
         yield f"{unknown} calls of unknown end, {evidence.crashes} crashes explain {bound}"
+
+
+def classifying(seen: Sorted) -> list[ProvenanceEvent]:
+    """Calls that the classifier made to find the class, each once."""
+    found = {event.event_id: event for _, event in seen.events if event.step_id == CLASSIFICATION}
+    return list(found.values())
 
 
 def _original_place(headers: Mapping[str, bytes]) -> str:

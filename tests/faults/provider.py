@@ -31,6 +31,10 @@ from tests.doubles.model_server import Reply, completion
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _ASKED: Final = re.compile(r"\[(?P<who>[^\s\]]+)(?: slow=(?P<slow>\d+))?(?: trick=(?P<trick>[a-z]+))?\]")
+SORTING: Final = "You sort requests"
+"""How a question begins that asks for a request's class."""
+SORTED_AS: Final = "math"
+"""The answer to each of them."""
 LEAST_MS: Final = 20
 MOST_MS: Final = 300
 """Between them calls take what their label says, unless ``slow`` asks for more: never 0, which hides races."""
@@ -62,11 +66,13 @@ class Trick(StrEnum):
     """An answer of 200 kB."""
 
 
-def prompt(who: str, *, slow_ms: int = 0, trick: Trick = Trick.NONE) -> str:
+def prompt(
+    who: str, *, slow_ms: int = 0, trick: Trick = Trick.NONE, question: str = "How many are three and four?"
+) -> str:
     """What a request must say to be met with a trick."""
     slow = f" slow={slow_ms}" if slow_ms else ""
     tricky = "" if trick is Trick.NONE else f" trick={trick}"
-    return f"[{who}{slow}{tricky}] How many are three and four?"
+    return f"[{who}{slow}{tricky}] {question}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,10 @@ class Recorder:
         refusal = _refusal(trick, turn)
         if refusal is not None:
             return refusal
+        if str(asked["messages"][0].get("content", "")).startswith(SORTING):
+            body = completion(Reply(text=SORTED_AS), asked, call)
+            self._write(call=call, produced=True)
+            return web.Response(body=body, content_type="application/json")
         text = f"Answer: 7 for {who}" + (" x" * 100_000 if trick is Trick.HUGE else "")
         doubted = trick is Trick.DOUBT and asked.get("model") == "small"
         body = completion(Reply(text=text, logprobs=(-4.0,) if doubted else (-0.1,)), asked, call)

@@ -1,7 +1,8 @@
 """Learning in the flow: ratings move counters, decisions follow where they may, and no death of the learner matters."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from agents.classifier.learning.replay import LEAST_OUTCOMES
 from agents.classifier.learning.state import State
 from agents.learner.published import LAST, newest
 from schemas.codec import Codec
@@ -18,6 +20,7 @@ from schemas.flow import Assignment, Decision
 from streams.topics import FEEDBACK
 from tests.faults.provider import Provider
 from tests.faults.world import World, open_world
+from tierflow.environment import with_section
 from tierflow.wiring import learned_topic
 from tierflow_client.feedback import make_feedback
 
@@ -55,9 +58,12 @@ async def ended(world: World, count: int) -> list[str]:
 
 
 def rate(world: World, ids: list[str], score: float) -> None:
-    for request_id in ids:
-        made = make_feedback(request_id, score, by="human")
-        world.send_raw(made.key, made.value, made.headers, topic=FEEDBACK)
+    rate_each(world, [(request_id, score) for request_id in ids])
+
+
+def rate_each(world: World, words: list[tuple[str, float]]) -> None:
+    made = [make_feedback(request_id, score, by="human") for request_id, score in words]
+    world.send_many([(each.key, each.value, each.headers) for each in made], topic=FEEDBACK)
 
 
 def decisions(world: World, ids: list[str]) -> list[Decision]:
@@ -96,6 +102,77 @@ async def known(world: World, state: State) -> None:
     async with asyncio.timeout(30):
         while f"{state.version} is known" not in world.agent("classifier").log.read_text():
             await asyncio.sleep(0.1)
+
+
+def words_read(state: State) -> int:
+    return sum(offset for place, offset in state.positions.items() if place.rpartition("/")[0].endswith(FEEDBACK))
+
+
+async def decided_by(world: World, learning: str, asked: Mapping[str, int]) -> dict[str, list[Decision]]:
+    """What a new classifier, in place of the one before, decides of questions: by question."""
+    await asyncio.gather(*(child.stop() for label, child in world.agents.items() if label.startswith("classifier")))
+    name = f"to-{learning}"
+    settings = with_section(world.settings, "classifier", learning=learning)
+    classifier = await world.start("classifier", name=name, settings=settings)
+    if learning != "bypass":
+        async with asyncio.timeout(30):
+            while " is known (" not in classifier.log.read_text():
+                await asyncio.sleep(0.1)
+    sent = {question: world.send(count, question=question, slow_ms=5) for question, count in asked.items()}
+    assert await world.settled(frozenset(itertools.chain(*sent.values())))
+    return {question: decisions(world, ids) for question, ids in sent.items()}
+
+
+EASY = "Which organelle of the cell produces energy in biology: the nucleus, the membrane or the mitochondrion?"
+HARD = f"{EASY}\nA) the nucleus\nB) the membrane\nC) the mitochondrion\nD) none"
+"""Of one class and domain, whatever label stands before them, so that counters can't tell them apart; heads can."""
+ENOUGH = 375
+"""Of each: three retrainings, the last with about 150 outcomes held out, of which 100 are needed."""
+
+
+@pytest.mark.timeout(120)  # it takes half a minute where others work, too
+async def test_promoted_heads_turn_decisions_and_a_rollback_takes_them_back(
+    kafka_broker: str, embedded_state: str, provider: Provider, tmp_path: Path
+) -> None:
+    sections: dict[str, Any] = {
+        "classifier": {"time_limit": timedelta(seconds=10)},  # a busy machine must not leave any to the surface
+        "learner": {"publish_every": timedelta(milliseconds=200)},
+    }
+    redis = f"redis://{embedded_state}/0"
+    async with open_world(kafka_broker, redis, provider, tmp_path, rules=RULES, watched=False, **sections) as world:
+        await world.start_flow()
+        await world.start("learner")
+        easy = world.send(ENOUGH, question=EASY, slow_ms=5, keys=64)
+        hard = world.send(ENOUGH, question=HARD, slow_ms=5, keys=64)
+        assert await world.settled(frozenset(easy + hard))
+        shipped = decisions(world, easy + hard)
+        assert {each.model for each in shipped} == {SMALL}
+        assert len({(each.task_class, each.stage, each.classifier_version) for each in shipped}) == 1
+
+        pairs = zip(easy, hard, strict=True)
+        words = [word for good, bad in pairs for word in ((good, 1.0), (bad, 0.0))]
+        rate_each(world, words)
+        state = await learnt(world, lambda state: bool(state.heads) and words_read(state) == len(words))
+        await world.stop("learner")  # what follows would be learnt from, too
+        assert {cell[2] for cell, _ in state.counters if len(cell) == len((SMALL, "class", "domain"))} == {"science"}
+        number = state.heads["version"]
+        promoted = dict(state.comparisons)[number]
+        assert promoted.promoted
+        assert promoted.outcomes >= LEAST_OUTCOMES
+
+        few = {EASY: 4, HARD: 4}
+        applied = await decided_by(world, "apply", few)
+        assert {each.model for each in applied[EASY]} == {SMALL}
+        assert {each.model for each in applied[HARD]} == {LARGE}
+        for decision in (*applied[EASY], *applied[HARD]):
+            told = orjson.loads(decision.signals)["learned"]
+            assert (told["applied"], told["version"], told["heads"]) == (True, state.version, number)
+            assert decision.classifier_version == f"{shipped[0].classifier_version} {state.version}"
+
+        bypassed = await decided_by(world, "bypass", few)
+        for decision in (*bypassed[EASY], *bypassed[HARD]):
+            assert (decision.model, decision.classifier_version) == (SMALL, shipped[0].classifier_version)
+            assert "learned" not in orjson.loads(decision.signals)
 
 
 @pytest.mark.parametrize("mode", ["apply", "observe"])

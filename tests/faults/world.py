@@ -255,6 +255,7 @@ class World:
         trick: Trick = Trick.NONE,
         slow_ms: int = 0,
         partitioner: str = "murmur2_random",
+        question: str = "How many are three and four?",
         **request: Any,
     ) -> list[str]:
         """Send requests through another client, several a key; their ids."""
@@ -264,7 +265,7 @@ class World:
             number = len(self.sent)
             request_id = f"{self.prefix}{number:04d}"
             made = make_record(
-                prompt(request_id, slow_ms=slow_ms, trick=trick),
+                prompt(request_id, slow_ms=slow_ms, trick=trick, question=question),
                 request_id=request_id,
                 **{"key": f"key-{number % keys}", **request},
             )
@@ -295,6 +296,13 @@ class World:
     ) -> None:
         producer.produce(self.platform.names.topic(topic), value, key, partition=partition, headers=list(headers))
         producer.poll(0)
+
+    def send_many(self, records: Sequence[tuple[bytes, bytes, Sequence[tuple[str, bytes]]]], *, topic: str) -> None:
+        """Send keys, values and headers to a topic."""
+        producer = self._producer()
+        for key, value, headers in records:
+            self._produce(producer, topic, key, value, headers)
+        assert producer.flush(20) == 0, "the records could not be sent"
 
     def send_raw(
         self,

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from registry.canonical import canonical, digest
 from registry.history import History, fold, record_key
-from registry.log import MemoryRecord
 from registry.snapshot import Snapshot
+from schemas.ports import LogEntry
 from tests.registry.catalogues import named
 
 
-def record(position: int, number: int, name: str, attempt: str = "") -> MemoryRecord:
+def record(position: int, number: int, name: str, attempt: str = "") -> LogEntry:
     envelope = Snapshot.from_catalogue(named(name), number=number, author=name).envelope()
-    return MemoryRecord(position, record_key(envelope, attempt or f"{name}-{position}"), envelope.to_bytes())
+    return LogEntry(position, record_key(envelope, attempt or f"{name}-{position}"), envelope.to_bytes())
 
 
 def names(history: History) -> list[str]:
@@ -26,9 +26,9 @@ POOL = {(number, name): record(0, number, name) for number in range(5) for name 
 
 
 @st.composite
-def logs(draw: st.DrawFn) -> list[MemoryRecord]:
+def logs(draw: st.DrawFn) -> list[LogEntry]:
     """What publishers with stale and fresh views, and vandals, may have written."""
-    records: list[MemoryRecord] = []
+    records: list[LogEntry] = []
     position = 0
     for _ in range(draw(st.integers(0, 12))):
         position += draw(st.integers(1, 3))
@@ -43,13 +43,13 @@ def logs(draw: st.DrawFn) -> list[MemoryRecord]:
             key = b"9:" + (key or b"")[2:]
         elif kind == "no key":
             key = None
-        records.append(MemoryRecord(position, key, value))
+        records.append(LogEntry(position, key, value))
     return records
 
 
 @settings(max_examples=200, deadline=None)
 @given(logs())
-def test_any_log_has_one_winner_a_number_without_gaps(records: list[MemoryRecord]) -> None:
+def test_any_log_has_one_winner_a_number_without_gaps(records: list[LogEntry]) -> None:
     history = fold(records)
     assert [each.envelope.number for each in history.published] == list(range(1, history.number + 1))
     assert len(history.published) + len(history.skipped) == len(records)
@@ -66,7 +66,7 @@ def test_any_log_has_one_winner_a_number_without_gaps(records: list[MemoryRecord
 
 @settings(max_examples=200, deadline=None)
 @given(logs(), st.data())
-def test_reading_in_pieces_or_twice_finds_the_same(records: list[MemoryRecord], data: st.DataObject) -> None:
+def test_reading_in_pieces_or_twice_finds_the_same(records: list[LogEntry], data: st.DataObject) -> None:
     whole = fold(records)
     cut = data.draw(st.integers(0, len(records)))
     back = data.draw(st.integers(0, cut))
@@ -104,7 +104,7 @@ def test_what_this_program_cannot_understand_keeps_its_number() -> None:
     strange["content"]["surprise"] = True
     strange["hash"] = digest(canonical(strange["content"]))
     key = f"2:{strange['hash']}:x".encode()
-    records = [record(0, 1, "a"), MemoryRecord(1, key, json.dumps(strange).encode()), record(2, 2, "c")]
+    records = [record(0, 1, "a"), LogEntry(1, key, json.dumps(strange).encode()), record(2, 2, "c")]
     history = fold(records)
     assert history.number == 2
     assert history.skipped[0].position == 2

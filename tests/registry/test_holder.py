@@ -10,9 +10,10 @@ import pytest
 
 from registry.errors import RegistryBehindError
 from registry.holder import KEEP, SnapshotHolder
-from registry.log import MemoryLog, publish, rollback
+from registry.log import publish, rollback
 from registry.snapshot import Snapshot
 from schemas.errors import BrokerUnavailableError
+from schemas.fakes import MemoryOrderedLog
 from tests.registry.catalogues import named
 
 SOON = timedelta(seconds=10)
@@ -23,12 +24,12 @@ def snapshot(number: int, name: str = "test") -> Snapshot:
     return Snapshot.from_catalogue(named(name), number=number)
 
 
-async def put(log: MemoryLog, name: str) -> Snapshot:
+async def put(log: MemoryOrderedLog, name: str) -> Snapshot:
     return await publish(log, named(name), now_ms=1, author="ann")
 
 
 @asynccontextmanager
-async def watching(holder: SnapshotHolder, log: MemoryLog) -> AsyncIterator[list[timedelta]]:
+async def watching(holder: SnapshotHolder, log: MemoryOrderedLog) -> AsyncIterator[list[timedelta]]:
     """Follows the log meanwhile; gives the pauses that were made between tries."""
     pauses: list[timedelta] = []
 
@@ -46,7 +47,7 @@ async def watching(holder: SnapshotHolder, log: MemoryLog) -> AsyncIterator[list
 
 
 async def test_a_snapshot_is_swapped_in_when_it_is_published() -> None:
-    log = MemoryLog()
+    log = MemoryOrderedLog()
     await put(log, "one")
     holder = await SnapshotHolder.open(log, within=SOON)
     held = holder.current
@@ -87,7 +88,7 @@ def test_only_newer_snapshots_are_taken_and_the_last_few_are_kept() -> None:
 
 
 async def test_a_process_that_starts_late_knows_what_records_in_flight_were_decided_under() -> None:
-    log = MemoryLog()
+    log = MemoryOrderedLog()
     for name in ("one", "two", "three"):
         await put(log, name)
     holder = await SnapshotHolder.open(log, within=SOON)
@@ -98,7 +99,7 @@ async def test_a_process_that_starts_late_knows_what_records_in_flight_were_deci
 
 
 async def test_what_is_older_than_all_that_is_kept_gets_the_oldest() -> None:
-    log = MemoryLog()
+    log = MemoryOrderedLog()
     for number in range(KEEP + 2):
         await put(log, f"n{number + 1}")
     holder = await SnapshotHolder.open(log, within=SOON)
@@ -107,7 +108,7 @@ async def test_what_is_older_than_all_that_is_kept_gets_the_oldest() -> None:
 
 
 async def test_a_start_waits_for_the_first_snapshot() -> None:
-    log = MemoryLog()
+    log = MemoryOrderedLog()
     opening = asyncio.create_task(SnapshotHolder.open(log, within=SOON))
     await asyncio.sleep(0)
     await put(log, "one")
@@ -116,11 +117,11 @@ async def test_a_start_waits_for_the_first_snapshot() -> None:
 
 async def test_a_start_without_any_snapshot_says_what_to_do() -> None:
     with pytest.raises(RegistryBehindError, match="nothing was published: tierflow registry publish"):
-        await SnapshotHolder.open(MemoryLog(), within=NOW)
+        await SnapshotHolder.open(MemoryOrderedLog(), within=NOW)
 
 
 async def test_a_log_that_goes_away_is_asked_again_with_growing_pauses(caplog: pytest.LogCaptureFixture) -> None:
-    log = MemoryLog()
+    log = MemoryOrderedLog()
     await put(log, "one")
     holder = await SnapshotHolder.open(log, within=SOON)
     log.failures = [BrokerUnavailableError(f"away {n}") for n in range(9)]
@@ -136,7 +137,7 @@ async def test_a_log_that_goes_away_is_asked_again_with_growing_pauses(caplog: p
 
 
 async def test_damaged_records_are_reported_once_and_do_no_harm(caplog: pytest.LogCaptureFixture) -> None:
-    log = MemoryLog()
+    log = MemoryOrderedLog()
     await put(log, "one")
     holder = await SnapshotHolder.open(log, within=SOON)
     with caplog.at_level(logging.ERROR):
@@ -156,7 +157,7 @@ async def test_damaged_records_are_reported_once_and_do_no_harm(caplog: pytest.L
 async def test_a_snapshot_that_cannot_be_understood_leaves_the_last_one_in_force(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    log = MemoryLog()
+    log = MemoryOrderedLog()
     await put(log, "one")
     newer = snapshot(2).to_bytes().replace(b'"format":1', b'"format":9')
     await log.append(f"2:{snapshot(2).hash}:x".encode(), newer)

@@ -11,14 +11,16 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from registry.errors import RegistryConflictError
 from registry.history import fold, record_key
-from registry.log import MemoryLog, SnapshotLog, publish, publish_if_changed, read_history, rollback
+from registry.log import publish, publish_if_changed, read_history, rollback
 from registry.snapshot import Snapshot
 from schemas.errors import BrokerUnavailableError, CatalogueError
+from schemas.fakes import MemoryOrderedLog
+from schemas.ports import OrderedLog
 from streams.connection import BrokerKind, KafkaConnection
-from streams.snapshot_log import KafkaSnapshotLog
+from streams.ordered_log import KafkaOrderedLog
 from tests.registry.catalogues import named
 
-Open: TypeAlias = Callable[[], AbstractAsyncContextManager[SnapshotLog]]
+Open: TypeAlias = Callable[[], AbstractAsyncContextManager[OrderedLog]]
 """Opens the same log again, as another process would."""
 
 _topics = count()
@@ -39,11 +41,11 @@ def _on(address: str, kind: BrokerKind) -> Open:
     created: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[SnapshotLog]:
+    async def opened() -> AsyncIterator[OrderedLog]:
         if not created:
             created.append(asyncio.create_task(_create(address, topic)))
         await created[0]
-        async with KafkaSnapshotLog(KafkaConnection.at(address), topic=topic, kind=kind) as log:
+        async with KafkaOrderedLog(KafkaConnection.at(address), topic=topic, kind=kind) as log:
             yield log
 
     return opened
@@ -59,10 +61,10 @@ def _on(address: str, kind: BrokerKind) -> Open:
 def opener(request: pytest.FixtureRequest) -> Open:
     if request.param != "memory":
         return _on(request.getfixturevalue(f"{request.param}_broker"), BrokerKind(request.param))
-    log = MemoryLog()
+    log = MemoryOrderedLog()
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[SnapshotLog]:
+    async def opened() -> AsyncIterator[OrderedLog]:
         yield log
 
     return opened
@@ -122,7 +124,7 @@ async def test_who_loses_at_the_log_is_told_who_won(opener: Open) -> None:
                 await log.append(record_key(rival, "x"), rival.to_bytes())
                 return await log.append(key, value)
 
-            read = log.read
+            read, last = log.read, log.last
             poll = log.poll
 
         with pytest.raises(RegistryConflictError, match="zed published snapshot 1 first"):
@@ -163,14 +165,14 @@ async def test_starting_twice_publishes_once(opener: Open) -> None:
 
 
 async def test_an_unsound_catalogue_is_not_written() -> None:
-    log = MemoryLog()
+    log = MemoryOrderedLog()
     with pytest.raises(CatalogueError, match="tiers: must not be empty"):
         await publish(log, named("one").model_copy(update={"tiers": ()}), now_ms=1, author="ann")
     assert log.records == []
 
 
 async def test_a_broker_that_fails_is_told_as_such() -> None:
-    log = MemoryLog()
+    log = MemoryOrderedLog()
     log.failures.append(BrokerUnavailableError("away"))
     with pytest.raises(BrokerUnavailableError, match="away"):
         await publish(log, named("one"), now_ms=1, author="ann")

@@ -13,7 +13,15 @@ from schemas.errors import (
     SchemaRegistryError,
     StateStoreError,
 )
-from schemas.fakes import FakeClock, FakeSleep, MemoryBlobs, MemoryRegistry, MemoryState, ScriptedProvider
+from schemas.fakes import (
+    FakeClock,
+    FakeSleep,
+    MemoryBlobs,
+    MemoryOrderedLog,
+    MemoryRegistry,
+    MemoryState,
+    ScriptedProvider,
+)
 from schemas.ports import (
     BlobStore,
     ChatMessage,
@@ -22,6 +30,7 @@ from schemas.ports import (
     Clock,
     ModelAnswer,
     ModelCall,
+    OrderedLog,
     Provider,
     Sleep,
     StateStore,
@@ -37,7 +46,8 @@ def test_every_fake_is_of_its_port() -> None:
     state: StateStore = MemoryState(clock)
     provider: Provider = ScriptedProvider()
     blobs: BlobStore = MemoryBlobs()
-    assert all((clock, sleep, state, provider, blobs))
+    log: OrderedLog = MemoryOrderedLog()
+    assert all((clock, sleep, state, provider, blobs, log))
 
 
 async def test_the_clock_goes_on_when_told_and_never_back() -> None:

@@ -388,6 +388,10 @@ class Model:
     def expire(self) -> None:
         self.holder = ""
 
+    @property
+    def touched(self) -> bool:
+        return bool(self.holder) or self.note is not None or self.answer is not None
+
 
 async def play(store: StateStore, steps: tuple[str, ...], key: str) -> None:
     model = Model()
@@ -407,6 +411,7 @@ async def play(store: StateStore, steps: tuple[str, ...], key: str) -> None:
             assert (holder or b"").decode() == model.holder, where
             await store.release(key, holder or b"")
             model.expire()
+        assert await store.touched(key) == model.touched, where
 
 
 STEPS = ("claim a", "claim b", "note a", "settle a", "settle b", "renew a", "lease dies")

@@ -31,6 +31,17 @@ class _Case:
     """What was made an outcome already."""
     fresh: bool = False
     """Whether something that isn't told yet came after the restart."""
+    micros: int | None = None
+    """What all calls cost; None while the result isn't known."""
+    final: tuple[str, bool] | None = None
+    """Whose word on a later model's answer was told already, and whether the guardrail had spoken by then."""
+    fresh_final: bool = False
+    """As ``fresh``, of that."""
+
+    def news(self, *, fresh: bool) -> None:
+        """Something was taken in."""
+        self.fresh |= fresh
+        self.fresh_final |= fresh
 
 
 class Joiner:
@@ -38,7 +49,8 @@ class Joiner:
 
     A word on an answer is one on the model that was chosen only if that model gave it. Where the plan went on to
     another, only the guardrail's word on the first step says something of the choice: what a later model is given was
-    picked out by the first one's failure, and would make it look worse than it is.
+    picked out by the first one's failure, and would make it look worse than it is. What the whole plan was worth
+    is told apart (see ``whole``).
 
     Args:
         waiting: Requests that are remembered at most.
@@ -70,23 +82,55 @@ class Joiner:
         if case.decided is not None:
             return None
         case.decided = decided
-        case.fresh |= fresh
+        case.news(fresh=fresh)
         return self._outcome(case)
 
-    def end(self, request_id: str, *, first: bool, fresh: bool = True) -> Outcome | None:
-        """Take the end of a request; its outcome if all else came first.
+    def end(self, request_id: str, *, first: bool, micros: int | None = None, fresh: bool = True) -> Outcome | None:
+        """Take the end of a request, or that it goes on to a second step; its outcome if all else came first.
 
         Args:
             request_id: Which.
             first: Whether the final answer is that of the first step.
+            micros: What all calls cost; None while that isn't known.
             fresh: As for ``decide``.
         """
         case = self._case(request_id)
+        if micros is not None and case.micros is None:
+            case.micros = micros
+            case.fresh_final |= fresh
         if case.first is not None:
             return None
         case.first = first
-        case.fresh |= fresh
+        case.news(fresh=fresh)
         return self._outcome(case)
+
+    def whole(self, request_id: str) -> Outcome | None:
+        """What a plan that went on to another model was worth, once its final answer is rated and its cost is known.
+
+        Told once for each surer word, and once more where the guardrail's word on the first answer comes last.
+        """
+        case = self._cases.get(request_id)
+        if case is None or case.decided is None or case.first is not False or case.micros is None:
+            return None
+        said = [kind for kind in case.words if kind != GUARDRAIL]
+        if not said:
+            return None
+        kind, spoken = max(said, key=SURER.__getitem__), GUARDRAIL in case.words
+        if case.final is not None and SURER[kind] <= SURER[case.final[0]] and spoken == case.final[1]:
+            return None
+        decided = case.decided
+        base = decided.bases.get(decided.model, PRIOR)
+        counted, case.fresh_final = case.fresh_final and case.final is None, False
+        case.final = kind, spoken
+        return Outcome(
+            decided=decided,
+            good=posterior(base, case.words[GUARDRAIL]) if spoken else base,
+            kind=kind,
+            counted=counted,
+            final=case.words[kind],
+            spoken=spoken,
+            micros=case.micros,
+        )
 
     def tell(self, request_id: str, good: float, kind: str, *, fresh: bool = True) -> Outcome | None:
         """Take a word on an answer; its outcome if all else is known.
@@ -134,7 +178,7 @@ class Joiner:
         if kind in case.words:
             return None
         case.words[kind] = word
-        case.fresh |= fresh
+        case.news(fresh=fresh)
         return self._outcome(case)
 
     def _case(self, request_id: str) -> _Case:
@@ -160,4 +204,4 @@ class Joiner:
             good = posterior(decided.bases.get(decided.model, PRIOR), good)
         earlier, case.told = case.told, (good, kind)
         counted, case.fresh = case.fresh, False
-        return Outcome(decided=decided, good=good, kind=kind, earlier=earlier, counted=counted)
+        return Outcome(decided=decided, good=good, kind=kind, earlier=earlier, counted=counted, micros=case.micros)

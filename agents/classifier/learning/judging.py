@@ -54,7 +54,8 @@ class JudgeWithHeads:
         for place, index in enumerate(rows):
             each = judged[index]
             if each is not None:
-                found[index] = replace(each, heads={model: float(shares[place]) for model, shares in good.items()})
+                said = {model: float(shares[place]) for model, shares in good.items()}
+                found[index] = replace(each, heads=said, heads_number=self._heads.version)
         return found
 
     def _take(self, state: State | None) -> None:

@@ -4,7 +4,7 @@ It runs beside the flow, in the learner agent (``agents.learner``) as in ``bench
 what ``good`` says: the promoted heads and the counters.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -17,6 +17,7 @@ from agents.classifier.learning.counters import Counters
 from agents.classifier.learning.credit import COUNTED, credited, spread
 from agents.classifier.learning.heads import NOTHING, Heads, retrain
 from agents.classifier.learning.outcomes import GUARDRAIL, Decided, Outcome
+from agents.classifier.learning.plans import preferred
 from agents.classifier.learning.replay import Comparison, Logged, compare
 from schemas.enums import TaskClass
 from schemas.ids import chance
@@ -96,11 +97,12 @@ class Learner:
         """Take an outcome. Every so many a candidate is trained and compared, which takes seconds.
 
         One that was counted before a restart is only learnt from by the heads, whose outcomes are not kept elsewhere.
-        A guardrail's word says too little of a single answer for them.
+        A guardrail's word says too little of a single answer for them; but where a plan went on to another model, it is
+        what there is on the first one's, and heads that learnt of released answers only would think too well of it.
         """
         if self.mode is Mode.BYPASS:
             return
-        if outcome.counted:
+        if outcome.counted and outcome.final is None:
             self.counters.add(outcome)
             self.heard += outcome.earlier is None
         if outcome.decided.columns and outcome.kind != GUARDRAIL:
@@ -114,7 +116,7 @@ class Learner:
 
     def _retrain(self) -> None:
         known = self._outcomes.values()
-        training = [each for each in known if not held_out(each.decided.request_id)]
+        training = [each for each in known if each.spoken and not held_out(each.decided.request_id)]
         held = [each for each in known if held_out(each.decided.request_id)]
         self.candidate = retrain(training, self.candidate.version + 1, self._seed)
         found = compare([self._logged(each) for each in held])
@@ -123,30 +125,59 @@ class Learner:
             self.heads = self.candidate
 
     def _logged(self, outcome: Outcome) -> Logged:
+        """What came of a whole plan beside what each policy would have chosen; of a model where plans aren't known."""
         decided = outcome.decided
         asked = asked_of(decided)
-        cost = decided.costs.get(decided.model, self._cost_weight * self._models.get(decided.model, 0.0))
+        by_plan = decided.options and decided.plan_propensity > 0
+        if by_plan:
+            taken, propensity = decided.plan, decided.plan_propensity
+            micros = decided.cost_micros if outcome.micros is None else outcome.micros
+            cost = decided.cost_weight * micros
+        else:
+            taken, propensity = decided.model, decided.propensity
+            cost = decided.costs.get(decided.model, self._cost_weight * self._models.get(decided.model, 0.0))
         return Logged(
-            value=outcome.good - cost,
-            propensity=decided.propensity,
-            current=float(self.choose(asked, self.heads) == decided.model),
-            candidate=float(self.choose(asked, self.candidate) == decided.model),
+            value=(outcome.good if outcome.final is None else outcome.final) - cost,
+            propensity=propensity,
+            current=float(self._choice(decided, asked, self.heads) == taken),
+            candidate=float(self._choice(decided, asked, self.candidate) == taken),
             current_error=self._error(asked, outcome, self.heads),
             candidate_error=self._error(asked, outcome, self.candidate),
         )
 
+    def _choice(self, decided: Decided, asked: Asked, heads: Heads) -> str:
+        """The plan that a policy chooses; its first model where plans aren't known."""
+        if not decided.options or decided.plan_propensity <= 0:
+            return self.choose(asked, heads)
+        prices = {stage.model: stage.cost for option in decided.options for stage in option.stages}
+        good = self._credited(asked, heads, prices)
+        return preferred(decided.options, good)
+
     def _error(self, asked: Asked, outcome: Outcome, heads: Heads) -> float:
-        """Squared error of what was expected of the model that answered; 0 for one that isn't chosen from any more."""
+        """Squared error of what was expected of the model that answered; 0 for one that isn't chosen from any more.
+
+        And 0 where nobody said anything of its answer.
+        """
+        if not outcome.spoken:
+            return 0.0
         expected = self.good([asked], heads).get(outcome.decided.model)
         return 0.0 if expected is None else (float(expected[0]) - outcome.good) ** 2
 
-    def good(self, asked: Sequence[Asked], heads: Heads | None = None) -> Mapping[str, Floats]:
-        """P(answer is good) of each model; what decisions are made by."""
+    def good(
+        self, asked: Sequence[Asked], heads: Heads | None = None, models: Iterable[str] = ()
+    ) -> Mapping[str, Floats]:
+        """P(answer is good) of each model; what decisions are made by.
+
+        Args:
+            asked: Prompts.
+            heads: Those in use if None.
+            models: Of which models; those to choose from if empty.
+        """
         heads = self.heads if heads is None else heads
         columns = np.array([each.columns for each in asked], np.float32)
         learnt = heads.good(columns) if heads.lines else {}
         found = {}
-        for model in {**self._models, **asked[0].costs} if len(asked) == 1 else self._models:
+        for model in models or ({**self._models, **asked[0].costs} if len(asked) == 1 else self._models):
             counted = np.array(
                 [
                     self.counters.share(model, each.task_class, each.domain, each.tenant, each.bases.get(model))
@@ -160,17 +191,23 @@ class Learner:
     def choose(self, asked: Asked, heads: Heads | None = None) -> str:
         """The model with the best quality less weighed cost; see ``credited`` for what doubt does."""
         costs = asked.costs or {model: self._cost_weight * cost for model, cost in self._models.items()}
-        good = self.good([asked], heads)
-        dearest = max(costs, key=costs.__getitem__)
-        best, most = dearest, -np.inf
+        good = self._credited(asked, heads, costs)
+        best, most = max(costs, key=costs.__getitem__), -np.inf
         for model, cost in sorted(costs.items(), key=lambda item: -item[1]):
+            if good[model] - cost > most:
+                best, most = model, good[model] - cost
+        return best
+
+    def _credited(self, asked: Asked, heads: Heads | None, prices: Mapping[str, float]) -> dict[str, float]:
+        """What a decision takes for P(answer is good) of models with these prices."""
+        good, dearest = self.good([asked], heads, prices), max(prices, key=prices.__getitem__)
+        found = {}
+        for model in prices:
             base = asked.bases.get(model)
             share = self.counters.share(model, asked.task_class, asked.domain, asked.tenant, base)
             doubt = spread(share, self.counters.seen(model, asked.task_class))
-            value = credited(float(good[model][0]), base, doubt, dearest=model == dearest) - cost
-            if value > most:
-                best, most = model, value
-        return best
+            found[model] = credited(float(good[model][0]), base, doubt, dearest=model == dearest)
+        return found
 
 
 def asked_of(decided: Decided) -> Asked:

@@ -1,4 +1,4 @@
-"""The registry topic as an append-only log of bytes: one partition, read by everybody from its beginning.
+"""A topic of one partition as an append-only log of bytes: the registry's, and that of what was learnt.
 
 What the bytes mean, and who wins when two write at once, is decided by readers from the log's order; nothing here
 depends on transactions, so it works on any broker.
@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import (
@@ -22,6 +22,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
+from schemas.ports import LogEntry
 from streams._aiokafka_consumer import stop_client
 from streams.connection import BATCH_OVERHEAD, BrokerKind, KafkaConnection
 from streams.errors import (
@@ -41,21 +42,7 @@ _STEP: Final = timedelta(milliseconds=500)
 _NOT_PERMITTED: Final = (AuthenticationFailedError, ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
 
 
-class LogEntry(NamedTuple):
-    """A record of the log.
-
-    Attributes:
-        position: Its offset.
-        key: As written.
-        value: As written; None is a tombstone.
-    """
-
-    position: int
-    key: bytes | None
-    value: bytes | None
-
-
-class KafkaSnapshotLog:
+class KafkaOrderedLog:
     """Appends to and reads a topic of one partition. An async context manager, or ``start`` and ``stop``.
 
     One reader at a time: a second waits for the first. Who follows the log with ``poll`` and publishes too takes two.
@@ -66,9 +53,7 @@ class KafkaSnapshotLog:
         kind: What answers at the address.
     """
 
-    def __init__(
-        self, connection: KafkaConnection, *, topic: str = "registry", kind: BrokerKind = BrokerKind.UNKNOWN
-    ) -> None:
+    def __init__(self, connection: KafkaConnection, *, topic: str, kind: BrokerKind = BrokerKind.UNKNOWN) -> None:
         self._connection = connection
         self._kind = kind
         self._tp = TP(topic, 0)
@@ -222,7 +207,7 @@ class KafkaSnapshotLog:
             return self._producer
 
     async def _new_writer(self) -> AIOKafkaProducer:
-        arguments: dict[str, Any] = self._connection.client_arguments("registry") | {
+        arguments: dict[str, Any] = self._connection.client_arguments(self._tp.topic) | {
             "acks": "all",
             "max_request_size": self._connection.max_message_bytes + BATCH_OVERHEAD,
             # A repeat inside the client would write the record twice. The embedded broker has no way to tell.
@@ -238,7 +223,7 @@ class KafkaSnapshotLog:
 
     def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:
-            raise BrokerUnavailableError("the registry log was not started")
+            raise BrokerUnavailableError(f"the log {self._tp.topic} was not started")
         return self._consumer
 
     def _silent(self, what: str) -> BrokerUnavailableError:

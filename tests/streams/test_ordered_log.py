@@ -1,4 +1,4 @@
-"""The registry topic on real brokers: what the adapter promises beyond the behaviour of the port."""
+"""An ordered log on real brokers: what the adapter promises beyond the behaviour of the port."""
 
 import asyncio
 from datetime import timedelta
@@ -11,7 +11,7 @@ from schemas.errors import BrokerUnavailableError
 from streams.brokers.embedded import EmbeddedBroker
 from streams.connection import BrokerKind, KafkaConnection
 from streams.errors import OffsetsLostError, OutputRefusedError, TopicMissingError
-from streams.snapshot_log import KafkaSnapshotLog
+from streams.ordered_log import KafkaOrderedLog
 
 LONG = timedelta(seconds=20)
 SHORT = timedelta(milliseconds=200)
@@ -36,8 +36,8 @@ class Broker:
         finally:
             await admin.close()
 
-    def log(self) -> KafkaSnapshotLog:
-        return KafkaSnapshotLog(KafkaConnection.at(self.address), topic=self.topic, kind=self.kind)
+    def log(self) -> KafkaOrderedLog:
+        return KafkaOrderedLog(KafkaConnection.at(self.address), topic=self.topic, kind=self.kind)
 
 
 @pytest.fixture(
@@ -87,12 +87,12 @@ async def test_a_missing_topic_is_named(broker: Broker) -> None:
 
 async def test_an_unused_log_says_so() -> None:
     with pytest.raises(BrokerUnavailableError, match="was not started"):
-        await KafkaSnapshotLog(KafkaConnection.at("127.0.0.1:1")).read()
+        await KafkaOrderedLog(KafkaConnection.at("127.0.0.1:1"), topic="registry").read()
 
 
 async def test_no_broker_is_told_with_its_address() -> None:
     with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:1, topic registry"):
-        await KafkaSnapshotLog(KafkaConnection.at("127.0.0.1:1")).start()
+        await KafkaOrderedLog(KafkaConnection.at("127.0.0.1:1"), topic="registry").start()
 
 
 @pytest.mark.kafka
