@@ -23,8 +23,7 @@ from agents.classifier.stage import ClassifierStage
 from agents.worker.journal import Journal
 from registry.snapshot import Snapshot
 from schemas.catalogue import Route, Tenant
-from schemas.edges import Result
-from schemas.enums import EventType, FinishReason, Outcome, Status, TaskClass
+from schemas.enums import EventType, FinishReason, Outcome, TaskClass
 from schemas.errors import FailureClass, ProviderError
 from schemas.fakes import FakeClock, MemoryState, ScriptedProvider
 from schemas.flow import Assignment, Decision, ProvenanceEvent
@@ -324,22 +323,6 @@ def test_the_books_balance_with_its_calls_in_them():
         EventType.REQUEST_ACCEPTED, EventType.MODEL_ATTEMPTED, EventType.MODEL_ATTEMPTED, EventType.ROUTE_DECIDED,
     ]  # fmt: skip
     assert gaps(story) == ["has no end"]
-
-
-def test_calls_for_a_request_that_then_found_no_route_are_told_too():
-    made = stage(ScriptedProvider(says("code"), says("code")))
-    only_questions = Route.model_validate({"id": "qa", "plans": ("best",), "when": {"task_classes": ["qa"]}})
-    (effects,) = run(made, asked(), rules=snapshot(routes=(only_questions,)))
-    end, *calls = effects.outputs
-    result = CODEC.decode(Result, end.value, end.content_type)
-    assert (result.status, result.steps, result.attempts) == (Status.FAILED, 0, 2)
-    assert result.cost_micros > 0
-    told_of = [CODEC.decode(ProvenanceEvent, each.value) for each in calls]
-    assert {(event.event_type, event.step_id, event.model) for event in told_of} == {
-        (EventType.MODEL_ATTEMPTED, "classification", "middle@1")
-    }
-    assert len({event.event_id for event in told_of}) == 2
-    assert not gaps(tell("r-1", [asdict(event) for event in [*audited(end), *told_of]]))
 
 
 def audited(emit: Emit) -> list[ProvenanceEvent]:
