@@ -255,7 +255,7 @@ class Feedback(Edge):
     """Pseudonym of who says it."""
     kind: str = "human"
     """human, program, judge."""
-    given_at_ms: int
+    given_at_ms: int = Field(ge=-(2**63), lt=2**63)
     """Unix milliseconds."""
     metadata: Mapping[str, str] = Field(default_factory=dict)
     """Free words."""

@@ -45,6 +45,10 @@ class Made:
     offsets: Mapping[str, int]
 
 
+_FROM_OUTSIDE: Final = frozenset({"request", "feedback"})
+"""Written by anybody: a clock that is wrong must not make retention delete what just came."""
+
+
 def topic_config(topic: Topic, settings: TopicSettings) -> dict[str, str]:
     """A topic's configuration as Kafka names it."""
     room = 0 if topic.name.startswith(DEAD_LETTERS) else DEAD_LETTER_ROOM
@@ -56,10 +60,11 @@ def topic_config(topic: Topic, settings: TopicSettings) -> dict[str, str]:
     }
     if topic.retention is not None:
         config["retention.ms"] = str(topic.retention // timedelta(milliseconds=1))
+        config["retention.bytes"] = "-1"  # a broker's default could delete what nobody has read yet
     if topic.cleanup is Cleanup.COMPACT:
         # Snapshots are rare: the default (half of the log dirty) would keep old ones for ever.
         config["min.cleanable.dirty.ratio"] = "0.1"
-    if topic.name == PROVENANCE:
+    if topic.name == PROVENANCE or topic.record in _FROM_OUTSIDE:
         config["message.timestamp.type"] = "LogAppendTime"  # when it was recorded, said by the broker
     return config
 

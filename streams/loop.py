@@ -10,6 +10,7 @@ Memory is bounded: at most ``max_in_flight`` records and, but for one poll more,
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +29,8 @@ from streams.source import Listener
 from streams.telemetry import Telemetry
 from streams.topics import Names
 from streams.working import Working
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -168,7 +171,11 @@ class Loop(Generic[R]):
         self._source.pause(*self._flight.partitions)
         self._flight.room.set()
         await self._working.finish(self._settings.drain_grace)
-        await self._committing.flush()
+        try:
+            async with asyncio.timeout(self._settings.transaction_timeout.total_seconds()):
+                await self._committing.flush()
+        except TimeoutError:
+            log.warning("the last commit got no answer; what it held is done again by whoever gets its partitions")
 
     async def on_assigned(self, positions: Mapping[TP, OffsetCommit]) -> None:
         """Partitions are ours from these positions on; the source reads on when this returns."""

@@ -90,7 +90,7 @@ def link(
             name=instance,
         )
         if platform.capabilities.transactions:
-            return source, TransactionalSink(platform.connection, source, transactional_id=f"{group}.{instance}")
+            return source, TransactionalSink(platform.connection, source, transactional_id=f"{group}/{instance}")
         return source, AtLeastOnceSink(platform.connection, source)
 
     return make

@@ -105,7 +105,7 @@ class TransactionalSink:
 
     def __init__(self, connection: KafkaConnection, member: GroupMember, *, transactional_id: str) -> None:
         self._member = member
-        ids = (transactional_id, f"{transactional_id}.b")
+        ids = (f"{transactional_id}/a", f"{transactional_id}/b")
         aims: dict[str, int] = {}
         self._producers = deque(TransactionalProducer(connection, each, aims) for each in ids)
 

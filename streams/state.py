@@ -10,6 +10,7 @@ from streams.state_link import NoScriptError, StateLink
 from streams.state_scripts import ANNOTATE, CLAIM, RELEASE, RENEW, SCRIPTS, SETTLE, Script
 
 _MILLISECOND = timedelta(milliseconds=1)
+_KEEPS_ALL = "noeviction"
 
 
 class ValkeyState:
@@ -91,6 +92,13 @@ class ValkeyState:
     async def ping(self) -> None:
         """Raise ``StateStoreError`` unless the store answers."""
         await self._link.ask(("PING",))
+
+    async def forgets(self) -> str:
+        """What the store may throw out to make room: its eviction policy; empty where it keeps all it was given."""
+        raw = await self._link.ask(("INFO", "memory"))
+        told = dict(line.split(":", 1) for line in raw.decode().splitlines() if ":" in line)
+        policy = told.get("maxmemory_policy", _KEEPS_ALL)
+        return "" if policy == _KEEPS_ALL or told.get("maxmemory", "0") == "0" else policy
 
     async def close(self) -> None:
         """Close the connection; what still waits raises ``StateStoreError``."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -149,13 +150,7 @@ def _check_config(
     name: str, topic: Topic, config: Mapping[str, str], settings: TopicSettings, longest_deadline: timedelta
 ) -> Iterator[Finding]:
     expected = topic_config(topic, settings)
-
-    def differs(key: str, severity: Severity, why: str) -> Finding:
-        change = (
-            f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {key}={expected[key]}"
-        )
-        return Finding(severity, name, f"{key} is {config[key]}, {expected[key]} is configured: {why}", change)
-
+    differs = partial(_differs, name, config, expected)
     policies = set(config.get("cleanup.policy", expected["cleanup.policy"]).split(","))
     if policies != {expected["cleanup.policy"]}:
         yield differs("cleanup.policy", Severity.ERROR, "records would be lost, or never go")
@@ -167,9 +162,17 @@ def _check_config(
             yield differs(key, Severity.ERROR, why)
     stamped = config.get("message.timestamp.type")
     if stamped is not None and stamped != expected.get("message.timestamp.type", stamped):
-        yield differs("message.timestamp.type", Severity.WARNING, "times of events are then what producers say")
-    if topic.retention is None or topic.cleanup is Cleanup.COMPACT:
-        return
+        yield differs("message.timestamp.type", Severity.WARNING, "times, and so retention, are what producers say")
+    if topic.retention is not None and topic.cleanup is not Cleanup.COMPACT:
+        yield from _check_retention(name, config, expected, longest_deadline)
+
+
+def _check_retention(
+    name: str, config: Mapping[str, str], expected: Mapping[str, str], longest_deadline: timedelta
+) -> Iterator[Finding]:
+    if _number(config, "retention.bytes", -1) >= 0:
+        why = "what nobody has read yet could be deleted to make room"
+        yield _differs(name, config, expected, "retention.bytes", Severity.WARNING, why)
     kept_ms = _number(config, "retention.ms", int(expected["retention.ms"]))
     if kept_ms == _FOREVER:
         return
@@ -182,7 +185,14 @@ def _check_config(
             "raise the retention (topics.retention), or lower max_deadline of the intake topics",
         )
     elif kept_ms < int(expected["retention.ms"]):
-        yield differs("retention.ms", Severity.WARNING, "records go sooner")
+        yield _differs(name, config, expected, "retention.ms", Severity.WARNING, "records go sooner")
+
+
+def _differs(
+    name: str, config: Mapping[str, str], expected: Mapping[str, str], key: str, severity: Severity, why: str
+) -> Finding:
+    change = f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {key}={expected[key]}"
+    return Finding(severity, name, f"{key} is {config[key]}, {expected[key]} is configured: {why}", change)
 
 
 async def _check_offsets(

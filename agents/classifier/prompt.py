@@ -50,15 +50,16 @@ def look_through(request: Request) -> Asked:
     for message in request.messages:
         if message.role is Role.USER:
             asked = message
+        if message.name:
+            texts.append(message.name)
         for part in message.parts:
-            if part.text:
-                texts.append(part.text)
-            if part.kind is not PartKind.TEXT:
-                needed = needed or set()
-                needed.add(CAPABILITY_OF[part.kind])
-                media += part.kind not in {PartKind.TOOL_CALL, PartKind.TOOL_RESULT}
-                if part.arguments:
-                    texts.append(part.arguments)
+            if part.kind is PartKind.TEXT:
+                texts.append(part.text or "")
+                continue
+            texts += [text for text in (part.text, part.name, part.arguments) if text]
+            needed = needed or set()
+            needed.add(CAPABILITY_OF[part.kind])
+            media += part.kind not in {PartKind.TOOL_CALL, PartKind.TOOL_RESULT}
     if request.tools:
         needed = (needed or set()) | {"tools"}
         texts += [f"{tool.name} {tool.description} {tool.parameters}" for tool in request.tools]

@@ -68,5 +68,5 @@ class Alert:
             return cls(
                 str(found["id"]), Kind(found["kind"]), str(found["subject"]), str(found["text"]), int(found["found_ms"])
             )
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise UndecodableError(f"no alert: {error!r}") from error

@@ -10,7 +10,7 @@ The ledger is told what the topics hold, in whatever order it is read, and says 
 It holds what is in flight, and for a while what has ended: its memory is bounded by these, not by what ever came.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -112,6 +112,7 @@ class Ledger:
         self._followed: OrderedDict[str, int] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
         self._ends: OrderedDict[str, _End] = OrderedDict()
+        self._unjudged: deque[tuple[str, _End]] = deque()
         self._rows: OrderedDict[str, tuple[int, list[Mapping[str, Any]]]] = OrderedDict()
         self._found: list[Offence] = []
         self._told: OrderedDict[tuple[Kind, str], int] = OrderedDict()
@@ -171,6 +172,7 @@ class Ledger:
         self.totals.ended += 1
         known.rows = self._rows.pop(request_id, (0, []))[1]
         self._ends[request_id] = known
+        self._unjudged.append((request_id, known))
 
     def told(self, row: Mapping[str, Any], now_ms: int) -> None:
         """A provenance event of a request."""
@@ -202,9 +204,8 @@ class Ledger:
             if late_ms > self._grace_ms:
                 text = f"{late_ms // 1000} s past its deadline, last seen in {flight.where}"
                 self._offend(Kind.OVERDUE, request_id, text, now_ms)
-        for request_id, end in self._ends.items():
-            if now_ms - end.at_ms > self._grace_ms:
-                self._judge(request_id, end, now_ms)
+        while self._unjudged and now_ms - self._unjudged[0][1].at_ms > self._grace_ms:
+            self._judge(*self._unjudged.popleft(), now_ms)
         self._forget(now_ms)
         self.totals.in_flight = len(self._flights)
         self.totals.oldest_ms = min((flight.accepted_ms for flight in self._flights.values()), default=None)

@@ -19,6 +19,7 @@ from schemas.ports import ModelAnswer
 NOTHING_CALLED: Final = b""
 """Note of a claim under which no call was made or is about to be."""
 
+_ANSWERED: Final = range(200, 300)  # statuses of what providers charge for
 _TIMED_OUT_ABOVE: Final = 500  # statuses from here on come from a gateway behind which the model went on working
 
 
@@ -107,9 +108,14 @@ def flaw(answer: ModelAnswer) -> FailureClass | None:
 
 
 def failed(attempt: Attempt, error: ProviderError, duration_ms: int) -> Attempt:
-    """The attempt with its failure. A call given up by time may have been answered, so its reserved cost stands."""
-    timed_out = error.failure is FailureClass.TIMEOUT
-    paid = timed_out and (error.status is None or error.status >= _TIMED_OUT_ABOVE)
+    """The attempt with its failure.
+
+    A call given up by time may have been answered, and one that was answered with what can't be read was: the reserved
+    cost of both stands.
+    """
+    timed_out, status = error.failure is FailureClass.TIMEOUT, error.status
+    answered = error.failure is FailureClass.BAD_OUTPUT and status is not None and status in _ANSWERED
+    paid = answered or (timed_out and (status is None or status >= _TIMED_OUT_ABOVE))
     return replace(
         attempt,
         provider_request_id=error.provider_request_id,

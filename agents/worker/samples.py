@@ -34,9 +34,9 @@ class Vote:
 
 def final_answer(text: str, marker: str = MARKER) -> str:
     """What follows the last marker, up to the end of its line; the last line with anything in it without a marker."""
-    at = text.lower().rfind(marker.lower())
-    if at >= 0:
-        lines = [line for line in text[at + len(marker) :].strip().splitlines() if line.strip()]
+    at = _behind(text, marker)
+    if at is not None:
+        lines = [line for line in text[at:].strip().splitlines() if line.strip()]
         return lines[0].strip() if lines else ""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""
@@ -44,7 +44,13 @@ def final_answer(text: str, marker: str = MARKER) -> str:
 
 def marked_answer(text: str, marker: str = MARKER) -> str:
     """What follows the last marker; the whole text where there is no marker, or nothing behind it."""
-    return (final_answer(text, marker) if marker.lower() in text.lower() else "") or text
+    return (final_answer(text, marker) if _behind(text, marker) is not None else "") or text
+
+
+def _behind(text: str, marker: str) -> int | None:
+    """Where the last marker ends, in whatever case it is written; lower case can be longer than the text itself."""
+    *_, last = (None, *re.finditer(re.escape(marker), text, re.IGNORECASE))
+    return last.end() if last is not None else None
 
 
 def normalised(text: str, marker: str = MARKER) -> str:

@@ -224,7 +224,7 @@ def test_what_is_asked():
     asked = look_through(
         conversation(
             {"role": "system", "content": "Be kind."},
-            {"role": "user", "content": "first"},
+            {"role": "user", "content": "first", "name": "ann"},
             {"role": "assistant", "content": "answer"},
             {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
             tools=[{"name": "search", "description": "finds"}],
@@ -233,6 +233,7 @@ def test_what_is_asked():
     )
     assert asked.text == "one\ntwo"
     assert asked.capabilities == {"tools", "json"}
+    assert "ann" in asked.texts, "a model is shown it, so a deny list must be"
     assert asked.chars == sum(map(len, asked.texts))
     assert any("search finds" in text for text in asked.texts)
     assert asked.tokens == sum(map(tokens_of, asked.texts)) + 4 * TOKENS_OF_MESSAGE

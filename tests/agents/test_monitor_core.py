@@ -162,7 +162,16 @@ def test_an_alert_is_read_as_written_and_named_by_what_it_is_about(kind: Kind) -
     assert (first.key, dict(first.headers)["ce_id"]) == (f"{kind}/r".encode(), first.id.encode())
 
 
-@pytest.mark.parametrize("value", [b"", b"[]", b"{}", b'{"id":"a","kind":"none","subject":"s","text":"","found_ms":1}'])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"id":"a","kind":"none","subject":"s","text":"","found_ms":1}',
+        b'{"id":"a","kind":"story","subject":"s","text":"","found_ms":1e400}',
+    ],
+)
 def test_what_is_no_alert_is_refused(value: bytes) -> None:
     with pytest.raises(UndecodableError, match="no alert"):
         Alert.decode(value)

@@ -14,6 +14,7 @@ from agents.worker.samples import Vote, computed, final_answer, marked_answer, n
         ("Answer: 5, no.\nanswer: **7**\nI hope so", "**7**"),
         ("Answer:\n\n  7 apples\nmore", "7 apples"),
         ("So it is\n\n  seven.  \n\n", "seven."),
+        ("İİİİ\nANSWER: 42", "42"),  # longer in lower case
         ("Answer:", ""),
         ("", ""),
         ("  \n ", ""),

@@ -347,6 +347,19 @@ async def test_an_endpoint_that_is_not_bound_here_is_an_auth_failure():
     assert "worker.endpoints" in done.error
 
 
+@pytest.mark.parametrize(
+    ("reply", "paid"),
+    [(Reply(body=b"not json"), True), (Reply(trick=Trick.EMPTY), True), (Reply(status=400, body=b"{}"), False)],
+)
+async def test_what_was_answered_was_charged_whether_it_can_be_read_or_not(server, reply, paid):
+    server.play(reply)
+    async with worker(url=server.base_url) as here:
+        (attempt, *_) = attempts_of(await here.completion(a_record(an_assignment(here.holder.current))))
+    assert attempt.outcome is Outcome.FAILED
+    assert attempt.billed_micros == (attempt.estimated_micros if paid else 0)
+    assert attempt.estimated_micros
+
+
 async def test_a_provider_s_own_mistake_is_one_failed_attempt(server, caplog):
     class Broken:
         def of(self, model):

@@ -154,7 +154,7 @@ class Suite:
         await site.create((*TOPICS, lab), adopt=False)
 
     async def test_findings_name_what_differs_and_what_to_do(self, site: Site) -> None:
-        await site.make(REQUESTS, partitions=3)
+        await site.make(REQUESTS, partitions=3, retention_bytes="1000000", message_timestamp_type="CreateTime")
         await site.make(RESULTS, retention_ms="1000", cleanup_policy="delete")
         await site.make(COMPLETIONS, max_message_bytes="1000", retention_ms="-1")
         await site.make(REGISTRY, partitions=1, cleanup_policy="delete")
@@ -165,6 +165,9 @@ class Suite:
         assert "does not exist" in said[PROVENANCE, Severity.ERROR].what
         assert "tierflow topics create" in said[PROVENANCE, Severity.ERROR].do
         assert "has 3 partitions, 2 are configured" in said[REQUESTS, Severity.ERROR].what
+        warned = [finding.what for finding in findings if finding.subject == site.names.topic(REQUESTS)]
+        assert any("retention.bytes is 1000000, -1 is configured" in what for what in warned)
+        assert any("message.timestamp.type is CreateTime, LogAppendTime is configured" in what for what in warned)
         assert "it could be deleted before it is answered" in said[RESULTS, Severity.ERROR].what
         assert "max.message.bytes is 1000" in said[COMPLETIONS, Severity.ERROR].what
         assert "--add-config max.message.bytes=2031616" in said[COMPLETIONS, Severity.ERROR].do

@@ -377,6 +377,22 @@ async def test_drain_begins_nothing_that_waited_for_a_turn():
     assert bench.log.offsets[GROUP, TP("in", 0)].offset == 1
 
 
+async def test_drain_gives_up_on_a_commit_that_gets_no_answer(caplog):
+    """A broker that is away must not keep an agent that was asked to end."""
+    short = {"commit_timeout": timedelta(milliseconds=20), "transaction_timeout": timedelta(milliseconds=60)}
+    settings = SETTINGS.model_copy(update={**short, "back_off": timedelta(milliseconds=1)})
+    bench = Bench(CopyStage(), settings=settings)
+    bench.sink.before = [BrokerUnavailableError("away")] * 100_000
+    bench.send(b"a")
+    async with asyncio.timeout(10), bench.running():
+        while not bench.stage.seen:
+            await asyncio.sleep(0.001)
+        bench.stop.set()
+    assert bench.out() == []
+    assert bench.log.offsets[GROUP, TP("in", 0)].offset == 0
+    assert "done again by whoever gets its partitions" in caplog.text
+
+
 async def test_drain_gives_up_after_the_grace():
     settings = SETTINGS.model_copy(update={"drain_grace": timedelta(milliseconds=20)})
     bench = Bench(CopyStage(2), settings=settings, clock=_RealTime())

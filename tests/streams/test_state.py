@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
+from redis.asyncio import Redis
 
 from schemas.errors import ConfigurationError, StateStoreError
 from schemas.fakes import MemoryState
@@ -153,6 +155,17 @@ class TestBehaviour:
 
 class TestWire:
     """What Valkey's client does with connections."""
+
+    async def test_a_store_that_throws_out_what_it_was_given_is_known_as_one(self) -> None:
+        async with EmbeddedState() as own:
+            store, admin = ValkeyState(StateSettings(url=SecretStr(own.url))), Redis.from_url(own.url)
+            assert await store.forgets() == ""
+            await admin.config_set("maxmemory-policy", "allkeys-lru")
+            assert await store.forgets() == "", "without a limit there is nothing to make room for"
+            await admin.config_set("maxmemory", "100mb")
+            assert await store.forgets() == "allkeys-lru"
+            await admin.aclose()
+            await store.close()
 
     async def test_what_is_asked_in_one_turn_goes_out_in_one_write(self, embedded_state: str) -> None:
         seen: list[tuple[int, bytes]] = []

@@ -162,10 +162,14 @@ async def _state(settings: Settings) -> Finding:
     store = ValkeyState(settings.state)
     try:
         await store.ping()
+        policy = await store.forgets()
     except TierflowError as error:
         return Finding("state store", Verdict.FAIL, str(error), "start it, or name it with --state or 'tierflow up'")
     finally:
         await store.close()
+    if policy:
+        what = f"answers, and throws out ids and journaled answers when it is full (maxmemory-policy {policy})"
+        return Finding("state store", Verdict.WARN, what, "set maxmemory-policy noeviction: calls could be made twice")
     return Finding("state store", Verdict.OK, "answers")
 
 
