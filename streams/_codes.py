@@ -95,6 +95,10 @@ PRODUCE_AGAIN = frozenset(
 )
 """The partition can take the batch later, perhaps at another leader."""
 
+FULL_FOR_NOW = frozenset({Code.NOT_ENOUGH_REPLICAS, Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND})
+"""The partition's leader is the right one. Kafka 4 also says so where it could not verify just then that the partition
+is part of the transaction (KIP-890), as while it verifies another part of the same one; it can a moment later."""
+
 TOO_LARGE = frozenset({Code.MESSAGE_TOO_LARGE, Code.RECORD_LIST_TOO_LARGE})
 """The batch is above the topic's ``max.message.bytes``."""
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from streams import faults
 from streams._aiokafka import BatchWriter, LinkError, ProducerId, Wire, Written, unix_ms
-from streams._codes import FENCED, NOT_PERMITTED, PRODUCE_AGAIN, RECORD_REFUSED, TOO_LARGE, Code, describe
+from streams._codes import FENCED, FULL_FOR_NOW, NOT_PERMITTED, PRODUCE_AGAIN, RECORD_REFUSED, TOO_LARGE, Code, describe
+from streams._pauses import Pauses
 from streams.connection import BATCH_BYTES, KafkaConnection
 from streams.errors import (
     BrokerUnavailableError,
@@ -24,8 +25,6 @@ from streams.errors import (
 from streams.partitioner import partition_of
 from streams.records import TP, OutRecord
 
-PAUSE_S = 0.1
-"""Between tries at a partition that can't take a batch now; a new leader is usually there after a few."""
 _SEQUENCES = 2**31  # sequence numbers are 31 bits and start again at 0
 
 
@@ -141,15 +140,17 @@ class Delivery:
         if faults.armed:
             rounds = [{tp: batch} for batches in rounds for tp, batch in batches.items()]
         for batches in rounds:
-            waiting = dict(batches)
+            waiting, pauses = dict(batches), Pauses()
             while waiting:
-                for tp, written in (await self._send(waiting)).items():
+                answers = await self._send(waiting)
+                for tp, written in answers.items():
                     if self._settled(waiting[tp], written):
                         batch = waiting.pop(tp)
                         self._sequences[tp] = (self._sequences.get(tp, 0) + len(batch.outputs)) % _SEQUENCES
                 if waiting:
-                    await asyncio.sleep(PAUSE_S)
-                    await self._wire.refresh()
+                    await pauses.next()
+                    if any(tp not in answers or answers[tp].code not in FULL_FOR_NOW for tp in waiting):
+                        await self._wire.refresh()
             if faults.armed and batches is not rounds[-1]:
                 await faults.reach(faults.Point.AFTER_SOME_SENDS)
         if faults.armed:

@@ -22,6 +22,7 @@ from streams import faults
 from streams._aiokafka import GROUP, TRANSACTION, LinkError, Membership, ProducerId, Wire
 from streams._codes import COORDINATOR_MOVED, FENCED, NOT_PERMITTED, STALE_MEMBER, WAIT, Code, describe
 from streams._delivery import BatchTooLargeError, Delivery
+from streams._pauses import Pauses
 from streams.connection import KafkaConnection
 from streams.errors import (
     BrokerUnavailableError,
@@ -39,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 BUSY_PAUSE_S = 0.002
 """Between tries while the broker still writes the last transaction's markers; the library waits 20 ms."""
 PAUSE_S = 0.05
-"""Between tries while a coordinator moves or loads."""
+"""Longest between tries while a coordinator moves or loads."""
 RECONNECT_PAUSE_S = 0.5
 """Between tries to start a new producer while no broker answers."""
 
@@ -216,6 +217,7 @@ class TransactionalProducer:
 
     async def _until_taken(self, what: str, ask: Callable[[], Awaitable[Iterable[int]]], kind: int, key: str) -> None:
         """Ask until every code is OK, as long as the refusals are passing ones; the deadline is the caller's."""
+        pauses = Pauses(PAUSE_S)
         while True:
             codes = {code for code in await ask() if code != Code.OK}
             if not codes:
@@ -224,9 +226,9 @@ class TransactionalProducer:
                 await asyncio.sleep(BUSY_PAUSE_S)
             elif codes & COORDINATOR_MOVED:
                 self._link().forget_coordinator(kind, key)
-                await asyncio.sleep(PAUSE_S)
+                await pauses.next()
             elif codes & WAIT:
-                await asyncio.sleep(PAUSE_S)
+                await pauses.next()
             else:
                 # Of several codes the one that was not caused by another (55 is "not tried, because of another").
                 raise_for(min(codes - {Code.OPERATION_NOT_ATTEMPTED} or codes), what)
