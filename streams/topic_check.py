@@ -18,7 +18,9 @@ from streams.clients import admin_client, described
 from streams.connection import KafkaConnection
 from streams.offsets import committed_offsets
 from streams.records import TP
-from streams.topics import Cleanup, Names, Topic
+from streams.retry import RETRY_PREFIX
+from streams.topic_report import describe_topics
+from streams.topics import TIER_PREFIX, Cleanup, Names, Topic, worker_name
 
 _LOG = logging.getLogger(__name__)
 _FOREVER = -1  # retention.ms of a topic that keeps everything
@@ -81,6 +83,7 @@ async def check_topics(
     async with admin_client(connection) as client:
         parts = {name: topic["partitions"] for name, topic in (await described(client, wanted)).items()}
         configs = await _configs(client, sorted(parts))
+        others = [name for name in await client.list_topics() if name not in wanted] if offsets else []
     found: list[Finding] = []
     for name, topic in wanted.items():
         if name not in parts:
@@ -90,6 +93,7 @@ async def check_topics(
         found += _check_config(name, topic, configs.get(name, {}), settings, longest_deadline)
     if offsets:
         found += await _check_offsets(connection, names, wanted, parts)
+        found += await _check_left(connection, names, others)
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
 
 
@@ -224,6 +228,31 @@ async def _check_offsets(
                 )
             )
     return found
+
+
+async def _check_left(connection: KafkaConnection, names: Names, others: Sequence[str]) -> list[Finding]:
+    """Topics of tiers and delays that are configured no more: what waits there would never end."""
+    left = []
+    for name in others:
+        logical, reader = names.logical(name), ""
+        if names.topic(logical) == name and logical.startswith(RETRY_PREFIX):
+            reader = "guardrail"
+        elif names.topic(logical) == name and logical.startswith(TIER_PREFIX):
+            reader = worker_name(logical.removeprefix(TIER_PREFIX))
+        if reader:
+            left.append(
+                Topic(name=logical, record="assignment", key="", partitions=1, retention=None, consumers=(reader,))
+            )
+    return [
+        Finding(
+            Severity.ERROR,
+            report.name,
+            f"is configured no more, and holds {lag} requests that nobody reads",
+            "configure its tier or delay again until it is empty",
+        )
+        for topic, report in zip(left, await describe_topics(connection, left, names) if left else (), strict=True)
+        if (lag := report.stable_lag(names.group(topic.consumers[0])))
+    ]
 
 
 async def _configs(client: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -177,6 +177,25 @@ class Suite:
         assert severities == sorted(severities, key=[Severity.ERROR, Severity.WARNING].index)
         assert not [f for f in findings if f.subject == site.names.topic(COMPLETIONS) and "retention" in f.what]
 
+    async def test_requests_that_wait_where_nobody_reads_any_more_are_found(self, site: Site) -> None:
+        """A delay was taken out of the settings, or a tier out of the catalogue."""
+        delay = Topic(
+            name="retry.7s",
+            record="assignment",
+            key="",
+            partitions=2,
+            retention=SETTINGS.retention,
+            consumers=("guardrail",),
+        )
+        tier = replace(delay, name="tier.gone", consumers=(worker_name("gone"),))
+        await site.create((*TOPICS, delay, tier))
+        assert await site.check() == []
+        await site.write("retry.7s", 3)
+        (finding,) = await site.check()
+        assert (finding.severity, finding.subject) == (Severity.ERROR, site.names.topic("retry.7s"))
+        assert "holds 3 requests that nobody reads" in finding.what
+        assert await site.check((*TOPICS, delay, tier)) == []
+
     async def test_more_replicas_than_there_are_is_found(self, site: Site) -> None:
         await site.create()
         wanted = SETTINGS.model_copy(update={"replication": 3, "min_insync": 2})
