@@ -227,7 +227,7 @@ class EmbeddedState(_EmbeddedServer):
         stop_grace: timedelta = timedelta(seconds=5),
     ) -> None:
         super().__init__(work_dir=work_dir, port=port, start_within=start_within, stop_grace=stop_grace)
-        self._data_dir = data_dir
+        self._data_dir = None if data_dir is None else data_dir.absolute()  # the server has a folder of its own
 
     @property
     def url(self) -> str:

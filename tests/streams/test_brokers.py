@@ -274,6 +274,14 @@ class TestEmbedded:
         assert gone(state.pid)
         assert [path.name for path in tmp_path.iterdir()] == ["embedded-state-store.log"]
 
+    async def test_a_folder_may_be_named_from_where_one_stands(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As ``tierflow up`` does by default."""
+        monkeypatch.chdir(tmp_path)
+        async with EmbeddedState(work_dir=Path("logs"), data_dir=Path("kept/state")):
+            assert list((tmp_path / "kept/state").iterdir())
+
     async def test_state_with_a_folder_survives_a_crash(self, tmp_path: Path) -> None:
         async with EmbeddedState(data_dir=tmp_path / "state") as state:
             async with Redis.from_url(state.url) as client:
