@@ -59,7 +59,12 @@ _ORDER = {
     EventType.REQUEST_ENDED: 6,
 }
 
-_FIRST_OR_LAST = {EventType.REQUEST_ACCEPTED: -1, EventType.REQUEST_ENDED: 1 << 20}
+_END = 1 << 20
+_FIRST_OR_LAST = {
+    EventType.REQUEST_ACCEPTED: -1,
+    EventType.REQUEST_ENDED: _END,
+    EventType.FEEDBACK_RECEIVED: _END + 1,  # of what was answered
+}
 
 
 def tell(request_id: str, rows: Iterable[Row]) -> Story:

@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 from agents.audit import core
 from agents.audit.reader import reconcile
 from agents.audit.story import REQUIRED, Story, gaps, tell
-from schemas.edges import Result, Verdict
+from schemas.edges import Feedback, Result, Verdict
 from schemas.enums import Action, EventType, FinishReason, Outcome, Status, TaskClass
 from schemas.flow import Assignment, Attempt, Completion, Decision, ProvenanceEvent, Slip, Step
 
@@ -180,6 +180,13 @@ def test_a_cascade_is_told_in_order_and_complete():
     chosen = json.loads(told.events[1]["detail"])["candidates"]
     assert chosen[1]["excluded"] == "over budget"
     assert "excluded" not in chosen[0]
+
+
+def test_a_word_on_the_answer_is_told_after_it():
+    feedback = Feedback(feedback_id="f-1", request_id=REQUEST, rating=1.0, given_at_ms=1)
+    told = story([*core.from_feedback(origin("", 1, "feedback"), feedback, 6_000), *cascade()])
+    assert [event["event_type"] for event in told.events][-2:] == ["request_ended", "feedback_received"]
+    assert gaps(told) == []
 
 
 @pytest.mark.parametrize("index", range(8))
