@@ -376,7 +376,3 @@ def _translated(error: KafkaError, connection: KafkaConnection) -> DeliveryError
     if isinstance(error, CorruptRecordException):
         return LogDamagedError(str(error))
     return BrokerUnavailableError(f"{connection.kafka.bootstrap}: {error!r}")
-
-
-def _ms(duration: timedelta) -> int:
-    return int(duration.total_seconds() * 1000)
