@@ -1,5 +1,6 @@
 """The one record that ends a request."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from math import exp, isnan
 from types import MappingProxyType
@@ -11,11 +12,15 @@ from schemas.codec import Codec
 from schemas.delivery import DeliveryMode
 from schemas.edges import Result, Verdict
 from schemas.enums import Status
+from schemas.errors import TierflowError
 from schemas.flow import Assignment, Completion
 from schemas.headers import Name, RawHeaders, propagate
 from schemas.ids import derived_id
-from streams.effects import Emit
+from streams.effects import Emit, View
+from streams.records import InRecord
 from streams.topics import RESULTS
+
+log = logging.getLogger(__name__)
 
 MAX_REASON_CHARS: Final = 500
 """Reasons are for people to read; a longer one repeats itself."""
@@ -154,6 +159,58 @@ def _of_completion(completion: Completion, assignment: Assignment | None, *, rel
             "output_sha256": completion.output_sha256,
         }
     return fields
+
+
+def end_failed(
+    record: InRecord,
+    view: View[Any],
+    codec: Codec,
+    error: TierflowError,
+    assignment: Assignment | None,
+    completion: Completion | None = None,
+    *,
+    causation_id: str,
+    content_type: str = "",
+) -> Emit | None:
+    """The ``failed`` result of a record that can't be handled. Never raises.
+
+    What the record holds may be what can't be handled: then the result says what the headers say.
+
+    Args:
+        record: Which.
+        view: When, and how commits are made.
+        codec: Writes the result.
+        error: Why.
+        assignment: What was read of it; None for nothing.
+        completion: Likewise.
+        causation_id: Id of the record.
+        content_type: Form of the result; empty for that of the assignment, or without one the codec's.
+
+    Returns:
+        None where not even the headers say enough, which is logged.
+    """
+    for told, brought in ((assignment, completion), (None, None)):
+        form = told.request_content_type if told else codec.content_type
+        try:
+            return end_request(
+                headers=record.headers,
+                key=record.key,
+                status=Status.FAILED,
+                now_ms=view.now_ms,
+                mode=view.mode,
+                codec=codec,
+                source=told.source if told else "",
+                accepted_at_ms=told.accepted_at_ms if told else 0,
+                request_content_type=content_type or form,
+                causation_id=causation_id,
+                error_code=error.code,
+                reason=str(error),
+                assignment=told,
+                completion=brought,
+            )
+        except Exception:
+            log.exception("no result could be written for %s/%d/%d", record.topic, record.partition, record.offset)
+    return None
 
 
 def confidence_of(completion: Completion) -> float | None:

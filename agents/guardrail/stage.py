@@ -1,7 +1,6 @@
 """The guardrail as a stage: completions in; results, or the assignment of the next step, out."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
@@ -12,7 +11,7 @@ from msgspec.structs import replace
 from agents.guardrail.checks import json_of
 from agents.guardrail.core import Ruling, check, merge, outcome_of
 from agents.plan import NO_LIMITS, End, Limits, Run, StepState, advance, onward
-from agents.results import end_request
+from agents.results import end_failed, end_request
 from registry.snapshot import Snapshot
 from schemas.catalogue import Pattern
 from schemas.codec import Codec
@@ -26,8 +25,6 @@ from streams.effects import DeadLetter, Disposition, Effects, Emit, View
 from streams.records import InRecord
 from streams.retry import Due, Schedule
 from streams.topics import COMPLETIONS, tier_topic
-
-log = logging.getLogger(__name__)
 
 NAME: Final = "guardrail"
 NO_RETRIES: Final = Schedule(delays=(), max_age=timedelta(0))
@@ -260,40 +257,8 @@ class GuardrailStage:
                 assignment = self._codec.decode(Assignment, completion.assignment)
         except TierflowError:
             pass  # the result says what the headers say
-        # What the record holds may be what can't be handled: then the result says what the headers say.
-        for told, brought in ((assignment, completion), (None, None)):
-            try:
-                end = self._failed(record, view, error, told, brought)
-            except Exception:
-                log.exception("no result could be written for %s/%d/%d", record.topic, record.partition, record.offset)
-            else:
-                return Effects(outputs=(end,), dead_letters=(letter,))
-        return Effects(dead_letters=(letter,))
-
-    def _failed(
-        self,
-        record: InRecord,
-        view: View[Snapshot],
-        error: TierflowError,
-        assignment: Assignment | None,
-        completion: Completion | None,
-    ) -> Emit:
-        return end_request(
-            headers=record.headers,
-            key=record.key,
-            status=Status.FAILED,
-            now_ms=view.now_ms,
-            mode=view.mode,
-            codec=self._codec,
-            source=assignment.source if assignment else "",
-            accepted_at_ms=assignment.accepted_at_ms if assignment else 0,
-            request_content_type=assignment.request_content_type if assignment else self._codec.content_type,
-            causation_id=_record_id(record),
-            error_code=error.code,
-            reason=str(error),
-            assignment=assignment,
-            completion=completion,
-        )
+        end = end_failed(record, view, self._codec, error, assignment, completion, causation_id=_record_id(record))
+        return Effects(outputs=() if end is None else (end,), dead_letters=(letter,))
 
 
 def _check_index(completion: Completion, assignment: Assignment, slip: Slip) -> None:

@@ -1,7 +1,6 @@
 """The worker as the loop sees it: an Assignment in, a Completion out (or the request's end, when it came too late)."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import lru_cache
@@ -9,7 +8,7 @@ from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from agents.results import end_request
+from agents.results import end_failed, end_request
 from agents.worker import core, outcome
 from agents.worker.calls import OUT_OF_TIME, Caller
 from agents.worker.core import Work
@@ -37,8 +36,6 @@ from streams.errors import EffectsRefusedError
 from streams.operations import Operations
 from streams.records import InRecord
 from streams.topics import COMPLETIONS, tier_topic, worker_name
-
-log = logging.getLogger(__name__)
 
 SNAPSHOT_WAIT: Final = timedelta(seconds=2)
 """How long a call waits for a snapshot that its assignment was decided under; then the record is offered again."""
@@ -170,29 +167,16 @@ class WorkerStage:
             content_type = assignment.request_content_type
         except TierflowError:
             assignment = None
-        # What the record holds may be what can't be handled: then the result says what the headers say.
-        for told in (assignment, None):
-            try:
-                end = end_request(
-                    headers=record.headers,
-                    key=record.key,
-                    status=Status.FAILED,
-                    now_ms=view.now_ms,
-                    mode=view.mode,
-                    codec=self._codec,
-                    source=told.source if told else "",
-                    accepted_at_ms=told.accepted_at_ms if told else 0,
-                    request_content_type=content_type,
-                    causation_id=_header(record, Name.CE_ID),
-                    error_code=error.code,
-                    reason=str(error),
-                    assignment=told,
-                )
-            except Exception:  # without a request id there is nothing that a result could be for
-                log.exception("no result could be written for %s/%d/%d", record.topic, record.partition, record.offset)
-            else:
-                return Effects((end,), (dead,))
-        return Effects(dead_letters=(dead,))
+        end = end_failed(
+            record,
+            view,
+            self._codec,
+            error,
+            assignment,
+            causation_id=_header(record, Name.CE_ID),
+            content_type=content_type,
+        )
+        return Effects(() if end is None else (end,), (dead,))
 
     def _without_output(self, emit: Emit, error: EffectsRefusedError) -> Emit | None:
         """The completion as a failed one; None if it is none, or had no output to leave out."""
